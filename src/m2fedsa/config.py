@@ -1,0 +1,366 @@
+"""All settings of a run: frozen pydantic models, and one TOML file.
+
+An unknown key, a wrong type, a value out of range or a conflict is a `ConfigError` that names the key, what was found and what would
+be right, before anything else happens.
+"""
+
+import difflib
+import re
+import tomllib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from m2fedsa.errors import ConfigError
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+Count = Annotated[int, Field(ge=1)]
+
+MODALITY_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+RESERVED_NAMES = ("fusion", "fused")
+"""First parts of tensor names that belong to no modality."""
+
+
+class Section(BaseModel):
+    """A table of the TOML file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Data(Section):
+    """Which samples there are and who holds them."""
+
+    source: str = "digits"
+    """An embedded data set (`digits`, `match`, `synthetic`), or `object` for one that is passed to `run`."""
+    clients: Count = 20
+    partition: Literal["dirichlet", "iid"] = "dirichlet"
+    alpha: Positive = 0.3
+    """Concentration of the Dirichlet distribution over classes; small means few classes per client."""
+    minimum: Count = 8
+    """Least number of training samples of a client."""
+    multimodal_fraction: Fraction = 0.5
+    """Fraction of the clients that hold all modalities; the others hold one or two."""
+    missing_rate: Probability = 0.0
+    """Probability that a sample of a multimodal client lacks a modality."""
+    labelled_fraction: Fraction = 1.0
+    """Fraction of the training samples that carry their label."""
+    options: dict[str, float | int | bool | str] = Field(default_factory=dict)
+    """What only this source knows, e.g. `image_noise`."""
+
+
+class Modality(Section):
+    """One modality: its encoder and where it is cut."""
+
+    encoder: str
+    """`embedded:NAME`, a folder, a hub name, or `object` for a model that is passed to `run`."""
+    block: Annotated[int, Field(ge=0)] = 1
+    """The head keeps the embeddings and this many blocks."""
+    pooling: Literal["default", "pooler", "mean", "cls", "last"] = "default"
+    adapter_width: Count = 64
+    """R, the bottleneck of both adapters."""
+    adapter_dropout: Probability = 0.1
+    modality_adapter: bool = True
+    task_adapter: bool = True
+
+
+class Fusion(Section):
+    """The network on the main server that joins the modalities of a sample."""
+
+    width: Count = 256
+    blocks: Annotated[int, Field(ge=0)] = 1
+    heads: Count = 4
+    feed_forward: Annotated[int, Field(ge=0)] = 512
+    """Width of the blocks' feed-forward part; 0 leaves attention alone."""
+    bilinear: bool = True
+    late: bool = True
+    """Add the sum of the unimodal logits; without it the paper's form, C_f(f) alone."""
+    gradient_to_encoders: bool = True
+    """Let the fused loss reach tails and adapters in the fusion phase."""
+    modality_dropout: Probability = 0.0
+    """Probability that a modality of a sample does not enter fusion, in the fusion phase."""
+
+
+class Loss(Section):
+    """The supervised loss and the classifiers under it."""
+
+    prior_adjusted: bool = True
+    classifier_dropout: Probability = 0.0
+
+
+class Transfer(Section):
+    """Knowledge transfer from the fused representation to single modalities."""
+
+    start: Annotated[int, Field(ge=1)] | Literal["never", "plateau"] = "plateau"
+    """The first round of the transfer phase."""
+    weights: tuple[float, float, float] = (0.6, 0.2, 0.2)
+    """λ1 (labels), λ2 (decision level), λ3 (feature level)."""
+    refresh: Count = 5
+    """Rounds for which the teacher of unlabelled samples stays the same."""
+    closed_form: bool = True
+    """Let unlabelled samples enter the warm start with their soft labels, once."""
+    unlabelled: bool = True
+    """Train on unlabelled samples in the transfer phase."""
+    unlabelled_weight: Annotated[float, Field(ge=0.0)] = 1.0
+    teacher: Literal["fused", "self"] = "fused"
+    """`self`: each modality is its own teacher, the baseline to beat."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _weights_from_toml(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and isinstance(values.get("weights"), list):
+            return {**values, "weights": tuple(float(weight) for weight in values["weights"])}
+        return values
+
+
+class Optimizer(Section):
+    """AdamW on both sides, fresh in every round."""
+
+    learning_rate: Positive = 1e-4
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.05
+    schedule: Literal["constant", "cosine"] = "constant"
+    fusion_factor: Positive = 10.0
+    """Learning rate of fusion and C_f relative to that of the adapters."""
+    classifier_factor: Positive | None = None
+    """Learning rate of C_m; unset: 0.1 after a warm start, else 1."""
+    clip_norm: Positive = 1.0
+    """Largest norm of a party's gradients: MA, C_m, C_f on the client; TA and fusion on the main server."""
+
+
+class Federation(Section):
+    """The rounds."""
+
+    rounds: Annotated[int, Field(ge=0)] = 300
+    clients_per_round: Count | None = None
+    """Clients sampled for a round; unset: all."""
+    local_epochs: Count = 1
+    local_steps: Count | None = None
+    """A number of local steps instead of epochs."""
+    batch_size: Count = 32
+    server_update: Literal["copies", "in_turn"] = "copies"
+    server_momentum: Probability = 0.0
+    warm_start: bool = True
+
+
+class WarmStart(Section):
+    """Discriminant classifiers from the clients' sums, before the first round."""
+
+    min_count: Count = 1
+    """A client leaves out its classes with fewer samples."""
+    shrinkages: tuple[Fraction, ...] = (0.01, 0.03, 0.1, 0.2, 0.4, 0.7)
+    scales: tuple[Positive, ...] = (0.1, 0.2, 0.35, 0.5, 0.7, 1.0, 1.4)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _tuples_from_toml(cls, values: Any) -> Any:
+        return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()} if isinstance(values, Mapping) else values
+
+
+class AveragingRule(Section):
+    """What happens to the tensors whose name matches `pattern`; the first rule that matches counts."""
+
+    pattern: str
+    over: Literal["clients", "modalities", "nothing"]
+
+
+DEFAULT_RULES = (AveragingRule(pattern="*.ta.update.*", over="modalities"), AveragingRule(pattern="*", over="clients"))
+
+
+class Averaging(Section):
+    """Which tensors are averaged over clients, which also over modalities, which stay where they are."""
+
+    rules: tuple[AveragingRule, ...] = DEFAULT_RULES
+
+    @model_validator(mode="before")
+    @classmethod
+    def _tuple_from_toml(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and isinstance(values.get("rules"), list):
+            return {**values, "rules": tuple(values["rules"])}
+        return values
+
+
+class Evaluation(Section):
+    """When the validation samples are looked at."""
+
+    every: Count = 1
+    """Rounds between two validations; the last round is always validated."""
+    batch_size: Count = 64
+
+
+class Compute(Section):
+    """The machine."""
+
+    threads: Annotated[int, Field(ge=0)] = 0
+    """CPU threads of the tensor library; 0 leaves its own choice. Results repeat to the bit for the same number."""
+
+
+class Config(Section):
+    """Everything that decides a run. Two runs with equal settings, on the same build and thread count, end with the same digest."""
+
+    name: str = "run"
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    data: Data = Data()
+    modalities: dict[str, Modality]
+    fusion: Fusion = Fusion()
+    loss: Loss = Loss()
+    transfer: Transfer = Transfer()
+    optimizer: Optimizer = Optimizer()
+    federation: Federation = Federation()
+    warm_start: WarmStart = WarmStart()
+    averaging: Averaging = Averaging()
+    evaluation: Evaluation = Evaluation()
+    compute: Compute = Compute()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if not self.modalities:
+            raise ValueError("modalities: none is given; a run needs at least one, e.g. [modalities.image] with an encoder")
+        for name in self.modalities:
+            if not MODALITY_NAME.fullmatch(name):
+                raise ValueError(f"modalities.{name}: a modality's name is letters, digits and underscores, first a letter")
+            if name in RESERVED_NAMES:
+                raise ValueError(f"modalities.{name}: this name is taken by the tensors of fusion; choose another")
+        if self.fusion.width % self.fusion.heads:
+            raise ValueError(f"fusion.heads = {self.fusion.heads} does not divide fusion.width = {self.fusion.width}")
+        clients = self.federation.clients_per_round
+        if clients is not None and clients > self.data.clients:
+            raise ValueError(f"federation.clients_per_round = {clients}, but data.clients = {self.data.clients}")
+        self._check_widths()
+        return self
+
+    def _check_widths(self) -> None:
+        """Tensors that are averaged over modalities must have one shape."""
+        over = any(rule.over == "modalities" for rule in self.averaging.rules)
+        widths = {name: modality.adapter_width for name, modality in self.modalities.items() if modality.task_adapter}
+        if over and len(set(widths.values())) > 1:
+            raise ValueError(
+                f"modalities.*.adapter_width = {widths}: the update part of the task adapters is averaged over modalities and needs one width; "
+                "make them equal or change averaging.rules"
+            )
+
+    @property
+    def classifier_factor(self) -> float:
+        """Learning rate of C_m relative to the adapters'."""
+        if self.optimizer.classifier_factor is not None:
+            return self.optimizer.classifier_factor
+        return 0.1 if self.federation.warm_start else 1.0
+
+    def to_toml(self) -> str:
+        """The complete settings as TOML; `from_toml` of it gives an equal object."""
+        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+
+    @classmethod
+    def from_toml(cls, text: str, source: str = "settings") -> "Config":
+        """Parse settings. `ConfigError` names `source`, the key, what was found and what would be right."""
+        try:
+            values = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigError(f"{source}: not valid TOML: {error}. Compare with the output of `m2fedsa config digits`.") from error
+        return cls.from_mapping(values, source)
+
+    @classmethod
+    def from_file(cls, path: Path) -> "Config":
+        """Read a TOML file."""
+        try:
+            text = path.read_text(encoding="utf-8")
+        except FileNotFoundError as error:
+            raise ConfigError(f"{path}: no such file. `m2fedsa config digits > {path}` writes one to start from.") from error
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path}: cannot be read as UTF-8 text: {error}.") from error
+        return cls.from_toml(text, str(path))
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any], source: str = "settings") -> "Config":
+        """Settings from nested tables, as TOML gives them."""
+        try:
+            return cls.model_validate(dict(values))
+        except ValidationError as error:
+            lines = [_explain(dict(problem), source) for problem in error.errors()]
+            raise ConfigError("\n       ".join(dict.fromkeys(lines))) from error
+
+    def override(self, assignments: Sequence[str], source: str = "--set") -> "Config":
+        """A copy with `key.path=value` applied; values are TOML (`3`, `true`, `[1, 2]`), a bare word is a string."""
+        values = self.model_dump(mode="json", exclude_none=True)
+        for assignment in assignments:
+            key, found, text = assignment.partition("=")
+            if not found or not key.strip():
+                raise ConfigError(f"{source} {assignment}: write key=value, e.g. {source} federation.rounds=10.")
+            *path, last = key.strip().split(".")
+            table = values
+            for part in path:
+                table = table.setdefault(part, {})
+                if not isinstance(table, dict):
+                    raise ConfigError(f"{source} {assignment}: {part} is a value, not a table.")
+            if text.strip() == "none":
+                table.pop(last, None)
+            else:
+                table[last] = _toml_value(text.strip())
+        return self.from_mapping(values, source)
+
+    def differences(self, other: "Config") -> list[str]:
+        """`key: here -> there` for every setting that differs."""
+        here, there = _flat(self.model_dump(mode="json")), _flat(other.model_dump(mode="json"))
+        return [f"{key}: {here.get(key, 'unset')} -> {there.get(key, 'unset')}" for key in sorted({*here, *there}) if here.get(key) != there.get(key)]
+
+
+def _toml_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def _explain(problem: Mapping[str, Any], source: str) -> str:
+    """One line for one of pydantic's problems: place, what was found, what would be right."""
+    path = [str(part) for part in problem["loc"] if not (isinstance(part, str) and part in _UNION_TAGS)]
+    key = ".".join(path)
+    if problem["type"] == "extra_forbidden":
+        known = _fields_at(path[:-1])
+        near = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
+        advice = f"Did you mean {'.'.join([*path[:-1], near[0]])}?" if near else f"Known here: {', '.join(known)}."
+        return f"{source}: unknown key {key}. {advice}"
+    if problem["type"] == "missing":
+        return f"{source}: {key} is missing; it has to be given."
+    if problem["type"] == "value_error":
+        return f"{source}: {problem['ctx']['error']}."
+    message = problem["msg"][0].lower() + problem["msg"][1:]
+    return f"{source}: {key} = {problem['input']!r}, but {message}."
+
+
+_UNION_TAGS = {"int", "float", "bool", "str", "constrained-int", "constrained-float", "none", "literal['never','plateau']"}
+
+
+def _fields_at(path: Sequence[str]) -> list[str]:
+    """Names of the settings in the table at `path`; empty where there is no such table."""
+    model: Any = Config
+    for part in path:
+        if part.isdigit():
+            continue
+        if typing.get_origin(model) is dict:
+            model = typing.get_args(model)[1]
+            continue
+        field = getattr(model, "model_fields", {}).get(part)
+        if field is None:
+            return []
+        model = field.annotation
+        if isinstance(model, types.UnionType):
+            model = next(iter(typing.get_args(model)))
+        if typing.get_origin(model) is tuple:
+            model = typing.get_args(model)[0]
+    return list(getattr(model, "model_fields", {}))

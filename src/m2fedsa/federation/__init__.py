@@ -1,0 +1,1 @@
+"""How the fed server reaches the clients."""

@@ -1,0 +1,27 @@
+"""The port from the fed server to the clients."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol
+
+from m2fedsa.messages import ClientInfo, Failure, Result, Task
+
+
+class Federation(Protocol):
+    """All clients, seen from the fed server.
+
+    A client's answer to a task depends on the task, its data, its local tensors and nothing else; so tasks may be given in any order, at
+    once or one by one, and again after a failure.
+    """
+
+    def clients(self) -> Sequence[ClientInfo]:
+        """Who is registered, sorted by name."""
+
+    def run(self, tasks: Sequence[Task]) -> Iterator[Result | Failure]:
+        """Give each task to its client and yield one result or failure per task, in the order in which they arrive."""
+
+    def commit(self, round_number: int, accepted: Sequence[str]) -> None:
+        """The round is part of the run: the accepted clients take the local tensors that they wrote for it as their own. Harmless
+        when repeated."""
+
+    def restore(self, locals_: Mapping[str, tuple[int, str]]) -> None:
+        """Go back to a checkpoint: client -> (round, digest) of its local tensors; clients that are not named have none."""
