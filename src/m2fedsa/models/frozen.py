@@ -1,0 +1,48 @@
+"""A slice of an encoder: its own tensors for real, the others on meta, where they take no memory."""
+
+import copy
+from collections.abc import Callable, Collection
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+
+class Frozen(nn.Module):
+    """The modules of `model` with the tensors in `owned` alone; without gradients, in evaluation mode always.
+
+    The memory of the tensors is that of `model`: nothing is copied.
+    """
+
+    def __init__(self, model: nn.Module, owned: Collection[str]) -> None:
+        super().__init__()
+        self.encoder = _slice(model, owned)
+        self.eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """Stays in evaluation mode, whatever `mode`: layer drop and dropout have no place in frozen parts."""
+        return super().train(False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where its tensors are."""
+        return next((tensor.device for tensor in self.parameters() if not tensor.is_meta), torch.device("cpu"))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        # A move to another device has nothing to move where a tensor is on meta.
+        moved: Self = super()._apply(lambda tensor: tensor if tensor.is_meta else fn(tensor), recurse)  # type: ignore[no-untyped-call]
+        return moved
+
+
+def _slice(model: nn.Module, owned: Collection[str]) -> nn.Module:
+    # deepcopy asks its memo before it copies: with every tensor in there, it copies the modules alone.
+    state: dict[str, Tensor] = model.state_dict(keep_vars=True)
+    memo: dict[int, Any] = {}
+    # A tied tensor has several names, and is real if one of them is owned: those come first.
+    for name in sorted(state, key=lambda name: name not in owned):
+        tensor = state[name].detach() if name in owned else state[name].detach().to("meta")
+        memo.setdefault(id(state[name]), nn.Parameter(tensor, requires_grad=False) if isinstance(state[name], nn.Parameter) else tensor)
+    # What `state_dict` leaves out (position ids, window indices) is small and made by the constructor.
+    for buffer in model.buffers():
+        memo.setdefault(id(buffer), buffer.detach())
+    return copy.deepcopy(model, memo)
