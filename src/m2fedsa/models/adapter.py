@@ -34,13 +34,6 @@ class Dropout(nn.Module):
         return x * scale
 
 
-def draw_from(module: nn.Module, generator: torch.Generator | None) -> None:
-    """Let every dropout in `module` draw from `generator`; None switches them off, which is evaluation."""
-    for part in module.modules():
-        if isinstance(part, Dropout):
-            part.generator = generator
-
-
 class Adapter(nn.Module):
     """The bottleneck of both adapters: up(dropout(GELU(update(dropout(GELU(down(x))))))).
 

@@ -19,7 +19,7 @@ class Frozen(nn.Module):
         self.encoder = _slice(model, owned)
         self.eval()
 
-    def train(self, mode: bool = True) -> Self:
+    def train(self, mode: bool = True) -> Self:  # noqa: ARG002  (the signature is PyTorch's)
         """Stays in evaluation mode, whatever `mode`: layer drop and dropout have no place in frozen parts."""
         return super().train(False)
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from m2fedsa.errors import CutError
+from m2fedsa.models.architectures import architecture
 from m2fedsa.models.frozen import Frozen
 from m2fedsa.models.plan import Plan
 
@@ -28,10 +29,14 @@ class Head(Frozen):
     """D_h"""
     axis: int
     """the dimension of D_h: -1 for tokens, 1 for maps"""
+    mask_argument: str | None
+    """the input whose values travel to the tail as its `mask`; None if the encoder is given none"""
 
     def __init__(self, model: nn.Module, plan: Plan) -> None:
         super().__init__(model, {*plan.head, *plan.both})
         self.plan = plan
+        mask = architecture(plan.model_type).mask
+        self.mask_argument = mask if mask in plan.inputs else None
         module = self.encoder.get_submodule(plan.cut)
         if plan.after:
             module.register_forward_hook(lambda _module, _args, output: _stop(_first(output)))

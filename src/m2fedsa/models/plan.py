@@ -24,6 +24,10 @@ class InputSpec(NamedTuple):
     dtype: torch.dtype
 
 
+Specs = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
+"""What travels in place of an encoder's inputs: `InputSpec` by name, or any pair like it."""
+
+
 def specify(inputs: Mapping[str, Tensor]) -> dict[str, InputSpec]:
     """What the tail is told of `inputs`."""
     return {name: InputSpec(tuple(value.shape), value.dtype) for name, value in inputs.items()}
