@@ -1,0 +1,53 @@
+"""What to try next after a run, as commands; chosen from what happened."""
+
+from typing import NamedTuple
+
+from m2fedsa.reporting.files import RunFiles
+from m2fedsa.reporting.summary import best_single, score
+
+MOST = 5
+
+
+class Advice(NamedTuple):
+    """A reason, and the command that follows from it."""
+
+    why: str
+    command: str
+
+
+def advice(run: RunFiles) -> list[Advice]:
+    """At most five, the most telling first."""
+    again = f"m2fedsa run {run.path}/config.toml"
+    rounds = run.config.federation.rounds
+    if run.result is None:
+        return [Advice("This run is not finished. Go on where it stopped.", f"m2fedsa run --resume {run.path}")]
+    found = []
+    curve = [(record["round"], value) for record in run.rounds if (value := score(record["metrics"], "fused")) is not None]
+    late = [value for number, value in curve if number > 0.75 * rounds]
+    early = [value for number, value in curve if number <= 0.75 * rounds]
+    if late and early and max(late) > max(early) + 0.005:
+        found.append(
+            Advice("The fused accuracy still rose in the last quarter of the rounds.", f"{again} --set federation.rounds={2 * rounds}")
+        )
+    elif len(curve) >= 4:
+        best = max(value for _, value in curve)
+        enough = next(number for number, value in curve if value >= best - 0.005)
+        if enough <= rounds / 2:
+            found.append(Advice(f"Round {enough} was as good as the last one.", f"{again} --set federation.rounds={enough}"))
+    if run.config.data.labelled_fraction < 1:
+        found.append(Advice("What do the unlabelled samples give? The same without transfer:", f"{again} --set transfer.start=never"))
+    fused, closed = score(run.result["metrics"], "fused"), score(run.result.get("closed_form"), "fused")
+    if fused is not None and closed is not None and fused - closed < 0.01:
+        found.append(Advice("The linear heads are as good as training: take them alone.", f"{again} --set federation.rounds=0"))
+    single = best_single(run.result["metrics"])
+    if fused is not None and single is not None and fused <= single[1]:
+        found.append(
+            Advice(f"Fusion is no better than {single[0]} alone: let it learn faster.", f"{again} --set optimizer.fusion_factor=30")
+        )
+    if run.config.federation.warm_start and rounds:
+        found.append(Advice("What does the warm start save? The same without it:", f"{again} --set federation.warm_start=false"))
+    found.append(Advice("One seed is one draw. Another, then both in one report:", f"{again} --set seed={run.config.seed + 1}"))
+    if run.config.name == "digits":
+        found.append(Advice("A task that no modality solves alone, so that fusion must learn:", "m2fedsa run match"))
+    found.append(Advice("Your own settings: take these as a start and edit them.", f"cp {run.path}/config.toml mine.toml"))
+    return found[:MOST]

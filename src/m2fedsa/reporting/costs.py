@@ -1,0 +1,70 @@
+"""The part of a report that tells what is kept, computed and sent, and where."""
+
+from collections.abc import Sequence
+
+from m2fedsa.reporting.cards import row, section
+from m2fedsa.reporting.charts import FUSED, shares, table
+from m2fedsa.reporting.files import RunFiles
+from m2fedsa.reporting.records import Side
+from m2fedsa.reporting.units import operations, size
+
+SERVER, PALE = "#94a3b8", "#93b4f5"
+
+
+def cost(run: RunFiles) -> str:
+    """What is kept, computed and sent, and where."""
+    ledger = run.result["ledger"] if run.result else {}
+    traffic = run.traffic()
+    parts = []
+    if ledger:
+        rows = [(name, _kept(entry["client"], entry["server"])) for name, entry in ledger.items()]
+        parts.append(f"<div><h3>parameters kept, per modality</h3>{shares(rows)}</div>")
+        rows = [(name, _work(entry["client"], entry["server"])) for name, entry in ledger.items()]
+        parts.append(f"<div><h3>compute per sample and training step</h3>{shares(rows)}</div>")
+        scale = float(max(entry["bytes"]["up"] + entry["bytes"]["down"] for entry in ledger.values()))
+        rows = [(name, _sent(entry["bytes"]["up"], entry["bytes"]["down"])) for name, entry in ledger.items()]
+        parts.append(f"<div><h3>sent per sample and training step</h3>{shares(rows, scale)}</div>")
+    if traffic:
+        hues = dict(zip(("warm start up", "warm start down", "rounds up", "rounds down"), ("#f59e0b", "#fcd34d", FUSED, PALE), strict=True))
+        whole = [("all clients, whole run", [(name, float(value), size(value), hues[name]) for name, value in traffic.items()])]
+        parts.append(f"<div><h3>where the bytes went</h3>{shares(whole)}</div>")
+    details = ""
+    if ledger:
+        head = ["modality", "client keeps", "of it trains", "server keeps", "of it trains", "whole", "client computes", "whole computes"]
+        details = f"<details><summary>the ledger in figures</summary>{table(head, [_figures(name, run) for name in ledger])}</details>"
+    return section("What it costs", row(*parts, kind="two"), details) if parts else ""
+
+
+def _kept(client: Side, server: Side) -> Sequence[tuple[str, float, str, str]]:
+    return [
+        ("client, trained", client["trainable"]["bytes"], size(client["trainable"]["bytes"]), FUSED),
+        ("client, frozen", client["frozen"]["bytes"], size(client["frozen"]["bytes"]), PALE),
+        ("main server", _bytes(server), size(_bytes(server)), SERVER),
+    ]
+
+
+def _work(client: Side, server: Side) -> Sequence[tuple[str, float, str, str]]:
+    here, there = sum(client["flops"].values()), sum(server["flops"].values())
+    return [("client", here, operations(here), FUSED), ("main server", there, operations(there), SERVER)]
+
+
+def _sent(up: int, down: int) -> Sequence[tuple[str, float, str, str]]:
+    return [("up", up, size(up), FUSED), ("down", down, size(down), PALE)]
+
+
+def _bytes(side: Side) -> int:
+    return side["frozen"]["bytes"] + side["trainable"]["bytes"]
+
+
+def _figures(name: str, run: RunFiles) -> list[str]:
+    assert run.result is not None
+    entry = run.result["ledger"][name]
+    told = [name]
+    for side in (entry["client"], entry["server"]):
+        told += [size(_bytes(side)), f"{side['trainable']['parameters']:,}"]
+    return [
+        *told,
+        size(_bytes(entry["whole"])),
+        operations(sum(entry["client"]["flops"].values())),
+        operations(sum(entry["whole"]["flops"].values())),
+    ]

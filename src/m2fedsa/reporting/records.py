@@ -1,0 +1,144 @@
+"""The files of a run directory as types: what training hands over, what the report reads, what other programs may rely on.
+
+`Metrics` are keyed by subset: `fused` (all modalities that a sample has), a modality's name (its own classifier alone), `a+b` (fused,
+restricted to these). Everything is plain JSON. Keys of `NotRequired` may be missing: the report leaves out what it is not told.
+"""
+
+from typing import Literal, NotRequired, TypedDict
+
+
+class Scores(TypedDict):
+    """The metrics of one subset of the modalities; null where it cannot be computed."""
+
+    accuracy: float | None
+    uar: float | None
+    macro_f1: float | None
+    auc: float | None
+    auc_error: NotRequired[float | None]
+    """bound on the error of `auc`, 0 where it is exact"""
+    loss: NotRequired[float | None]
+    samples: NotRequired[int]
+
+
+Metrics = dict[str, Scores]
+
+
+class Bytes(TypedDict):
+    """Payload of the four messages of a step, seen from the clients."""
+
+    up: int
+    down: int
+
+
+class FailureRecord(TypedDict):
+    """A client that could not do its task in a round; the round went on without it."""
+
+    client: str
+    kind: str
+    message: str
+
+
+class ClientFacts(TypedDict):
+    """What a client holds."""
+
+    modalities: list[str]
+    train: int
+    labelled: int
+    validation: NotRequired[int]
+    test: NotRequired[int]
+    classes: NotRequired[list[int]]
+    """training samples per class, in the order of `Facts.classes`; unlabelled ones left out"""
+
+
+class Facts(TypedDict):
+    """`clients.json`: who takes part, written before the first round."""
+
+    modalities: list[str]
+    classes: list[str]
+    clients: dict[str, ClientFacts]
+
+
+class WarmStartRecord(TypedDict):
+    """`warm_start.json`: the closed form, before the first gradient step."""
+
+    metrics: Metrics | None
+    """on validation samples"""
+    bytes: Bytes
+    seconds: float
+    samples: int
+    test: NotRequired[Metrics | None]
+
+
+class RoundRecord(TypedDict):
+    """One line of `rounds.jsonl`."""
+
+    round: int
+    phase: Literal["fusion", "transfer"]
+    clients: list[str]
+    """whose update counts"""
+    loss: dict[str, float | None]
+    """per modality, and `fused`"""
+    bytes: Bytes
+    seconds: float
+    metrics: Metrics | None
+    """on validation samples; null where this round was not evaluated"""
+    failures: NotRequired[list[FailureRecord]]
+
+
+class Weights(TypedDict):
+    """Number of parameters and their bytes."""
+
+    parameters: int
+    bytes: int
+
+
+class Side(TypedDict):
+    """What one side holds of an encoder, and what it computes per sample."""
+
+    frozen: Weights
+    trainable: Weights
+    flops: dict[str, float]
+    """`forward` and `backward`, per sample"""
+
+
+class LedgerEntry(TypedDict):
+    """One modality's share of storage, compute and traffic."""
+
+    client: Side
+    server: Side
+    whole: Side
+    """the same encoder held and trained in one place"""
+    bytes: Bytes
+    """per sample and training step"""
+
+
+class ClientRecord(TypedDict):
+    """What became of one client."""
+
+    modalities: list[str]
+    train: int
+    metrics: NotRequired[Metrics | None]
+    """on the client's own test samples"""
+    rounds: NotRequired[int]
+    """rounds in which its update counted"""
+    loss: NotRequired[float | None]
+    """its fused loss when it last took part"""
+    bytes: NotRequired[Bytes]
+
+
+class ResultRecord(TypedDict):
+    """`result.json`."""
+
+    metrics: Metrics
+    """on test samples"""
+    validation: Metrics | None
+    per_client: dict[str, ClientRecord]
+    ledger: dict[str, LedgerEntry]
+    digest: str
+    rounds: int
+    seconds: float
+    versions: dict[str, str]
+    closed_form: NotRequired[Metrics | None]
+    """on test samples: a linear head on the frozen features (the warm start), before the first gradient step"""
+    confusion: NotRequired[dict[str, list[list[float]]]]
+    """per subset, on test samples: rows are true classes, columns predicted ones"""

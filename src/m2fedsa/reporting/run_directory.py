@@ -1,0 +1,295 @@
+"""The run directory, the contract between a run and everyone who looks at it later.
+
+    config.toml       the complete settings, written first
+    clients.json      who takes part and holds what
+    warm_start.json   the closed form
+    rounds.jsonl      one object a round; each line is on disk before the next round begins
+    result.json       written once, at the end
+    checkpoint/       what each party holds
+    report.html
+
+Nothing is created before `begin`, so that bad input leaves nothing behind. Every file but `rounds.jsonl` is replaced as a whole: a reader
+sees the old one or the new one.
+"""
+
+import datetime
+import fcntl
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from m2fedsa.config import Config
+from m2fedsa.errors import RunDirectoryError, StorageError
+from m2fedsa.reporting.records import Facts, RoundRecord, WarmStartRecord
+
+CONFIG, CLIENTS, WARM_START, ROUNDS, RESULT, REPORT = (
+    "config.toml",
+    "clients.json",
+    "warm_start.json",
+    "rounds.jsonl",
+    "result.json",
+    "report.html",
+)
+ROOT = Path("runs")
+
+
+class RunDirectory:
+    """The files of one run. A process that writes them keeps others from doing the same until `close`, or its end.
+
+    directory = RunDirectory.create(config, out)     # looks whether that is possible
+    directory.prepare()                              # settles the name
+    directory.begin(facts)                           # writes the first files: all input was found good
+    directory.warm_started(...); directory.append(...); directory.finish(...)
+    directory.close()                                # in any case; leaves nothing behind if `begin` was not reached
+    """
+
+    def __init__(self, path: Path | None, config: Config) -> None:
+        """Use `create` or `resume`."""
+        self._path = path
+        self.config = config
+        self._lock: int | None = None
+        self._reserved = False
+
+    @property
+    def path(self) -> Path:
+        """The directory; a new one without a chosen name gets its name in `prepare`."""
+        assert self._path is not None, "a new run directory has no name before it is prepared"
+        return self._path
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where the checkpoints are kept."""
+        return self.path / "checkpoint"
+
+    @classmethod
+    def create(cls, config: Config, path: Path | str | None = None) -> "RunDirectory":
+        """A directory for a new run, `runs/<name>-<date>-<n>` unless a path is given. Looks, and writes nothing yet.
+
+        `RunDirectoryError` if the path is taken.
+        """
+        if path is None:
+            return cls(None, config)
+        path = Path(path)
+        if path.exists() and not path.is_dir():
+            raise RunDirectoryError(f"{path}: a file of this name exists. Choose another directory with --out.")
+        if (path / CONFIG).exists():
+            raise RunDirectoryError(
+                f"{path}: holds another run ({_summary(path)}). "
+                f"Continue that one with `m2fedsa run --resume {path}`, or choose another directory with --out."
+            )
+        if path.exists() and any(path.iterdir()):
+            raise RunDirectoryError(f"{path}: is not empty and holds no run. Choose a new or empty directory with --out.")
+        return cls(path, config)
+
+    @classmethod
+    def resume(cls, path: Path | str, config: Config | None = None) -> "RunDirectory":
+        """The directory of a run that is to go on, with its own settings; `config`, if given, must equal them.
+
+        `RunDirectoryError` if there is no run, if the settings differ, or if another process is at it.
+        """
+        path = Path(path)
+        kept = read_config(path)
+        differences = kept.differences(config) if config is not None else []
+        if differences:
+            lines = "".join(f"\n         {line}" for line in differences)
+            raise RunDirectoryError(
+                f"{path}: was begun with other settings (kept -> given):{lines}\n"
+                f"       Resume without settings: `m2fedsa run --resume {path}`, or begin a new run with --out."
+            )
+        directory = cls(path, kept)
+        directory._hold()
+        return directory
+
+    def prepare(self) -> "RunDirectory":
+        """Settle where the run will be kept. A name that was not chosen is reserved, for runs that start at the same time."""
+        if self._path is None:
+            stem = f"{self.config.name}-{datetime.date.today().isoformat()}"
+            number = 1
+            while not _make(ROOT / f"{stem}-{number}"):
+                number += 1
+            self._path, self._reserved = ROOT / f"{stem}-{number}", True
+            self._hold()
+        return self
+
+    def begin(self, facts: Facts) -> None:
+        """Create the directory with its settings and who takes part. Call it when all input has been found good."""
+        self.prepare()
+        made = _make(self.path) or self._reserved
+        self._hold()
+        try:
+            write_whole(self.path / CONFIG, self.config.to_toml())
+            write_whole(self.path / CLIENTS, _json(facts))
+            write_whole(self.path / ROUNDS, "")
+        except StorageError:
+            for name in (CONFIG, CLIENTS, ROUNDS):
+                (self.path / name).unlink(missing_ok=True)
+            if made:
+                self.path.rmdir()
+            raise
+        self._reserved = False
+
+    def _hold(self) -> None:
+        """Keep other processes from writing the same run. The lock ends with the process, however that ends."""
+        if self._lock is not None:
+            return
+        self._lock = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self.close()
+            raise RunDirectoryError(
+                f"{self.path}: another process is writing this run. Wait for it, or choose another directory."
+            ) from error
+
+    def close(self) -> None:
+        """Let others write; a name that was reserved and not used becomes free again."""
+        if self._reserved:
+            self.path.rmdir()
+            self._reserved = False
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def cut_back(self, round_number: int) -> list[RoundRecord]:
+        """Forget what `rounds.jsonl` says of rounds after the checkpoint's, and a result; the records that stay.
+
+        `RunDirectoryError` if one of the earlier rounds is missing.
+        """
+        lines = (self.path / ROUNDS).read_text(encoding="utf-8").splitlines() if (self.path / ROUNDS).exists() else []
+        kept = [record for record in map(_record, lines) if record is not None and record["round"] <= round_number]
+        if [record["round"] for record in kept] != list(range(1, round_number + 1)):
+            raise RunDirectoryError(
+                f"{self.path / ROUNDS}: does not tell of the rounds 1 to {round_number} that the checkpoint holds; it was altered. "
+                "Restore the file, or begin a new run."
+            )
+        write_whole(self.path / ROUNDS, "".join(_line(record) for record in kept))
+        (self.path / RESULT).unlink(missing_ok=True)
+        return kept
+
+    def warm_started(self, record: WarmStartRecord) -> None:
+        """Keep what the warm start gave."""
+        write_whole(self.path / WARM_START, _json(record))
+
+    def append(self, record: RoundRecord) -> None:
+        """Add a round. Call it before the checkpoint of that round becomes valid: what is one too many is cut back on resume."""
+        path = self.path / ROUNDS
+        try:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(_line(record))
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise _full(path, error) from error
+
+    def finish(self, result: Mapping[str, Any]) -> None:
+        """Write `result.json`."""
+        write_whole(self.path / RESULT, _json(result))
+
+
+def _make(path: Path) -> bool:
+    """Make a directory; False if there is one. `RunDirectoryError` if that is not possible."""
+    try:
+        if path.is_dir():
+            return False
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir()
+    except OSError as error:
+        if path.is_dir():
+            return False
+        raise RunDirectoryError(f"{path}: cannot be created: {error.strerror}. Choose another directory with --out.") from error
+    return True
+
+
+def read_config(path: Path | str) -> Config:
+    """The settings of the run in this directory. `RunDirectoryError` if there is none."""
+    path = Path(path)
+    if not path.is_dir():
+        raise RunDirectoryError(f"{path}: no such directory. Name a directory that `m2fedsa run` has made.")
+    if not (path / CONFIG).exists():
+        raise RunDirectoryError(f"{path}: holds no run ({CONFIG} is missing). Name a directory that `m2fedsa run` has made.")
+    return Config.from_file(path / CONFIG)
+
+
+def read_rounds(path: Path) -> list[RoundRecord]:
+    """All complete lines of `rounds.jsonl`; a last one that was cut off by a crash is left out."""
+    try:
+        lines = (path / ROUNDS).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return []
+    return [record for record in map(_record, lines) if record is not None]
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in a file, None if there is no such file. `RunDirectoryError` if it is not JSON."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (ValueError, OSError) as error:
+        raise RunDirectoryError(f"{path}: cannot be read: {error}. Restore the file, or run again.") from error
+    if not isinstance(value, dict):
+        raise RunDirectoryError(f"{path}: holds a JSON {type(value).__name__}, not an object. Restore the file, or run again.")
+    return value
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Replace a file at once: readers see the old text or the new one, also after a crash. `StorageError` leaves the old one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        directory = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise _full(path, error) from error
+
+
+def _full(path: Path, error: OSError) -> StorageError:
+    return StorageError(
+        f"{path}: cannot be written: {error.strerror or error}. Nothing written earlier is lost; "
+        f"make room, then `m2fedsa run --resume {path.parent}`."
+    )
+
+
+def _json(value: object) -> str:
+    return json.dumps(_plain(value), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def _line(record: RoundRecord) -> str:
+    return json.dumps(_plain(record), allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def _plain(value: object) -> object:
+    """JSON knows no NaN and no infinity: null."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {name: _plain(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    return value
+
+
+def _record(line: str) -> RoundRecord | None:
+    """A line of `rounds.jsonl`; None for one that was cut off."""
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return None
+    return cast(RoundRecord, value) if isinstance(value, dict) and isinstance(value.get("round"), int) else None
+
+
+def _summary(path: Path) -> str:
+    rounds = len(read_rounds(path))
+    state = "finished" if (path / RESULT).exists() else "not finished"
+    return f"{rounds} round{'' if rounds == 1 else 's'}, {state}"

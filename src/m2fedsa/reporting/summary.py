@@ -1,0 +1,102 @@
+"""What a result says in two sentences; the terminal and the report say the same."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from m2fedsa.reporting.records import Facts, LedgerEntry, Metrics, ResultRecord, Side
+from m2fedsa.reporting.units import listing, percent, plural, size
+
+
+class Share(NamedTuple):
+    """A client's part of the whole."""
+
+    client: float
+    whole: float
+
+    @property
+    def fraction(self) -> float:
+        """Client over whole; 0 where there is no whole."""
+        return self.client / self.whole if self.whole else 0.0
+
+
+def score(metrics: Metrics | None, subset: str, name: str = "accuracy") -> float | None:
+    """One number, None where there is none."""
+    entry: Mapping[str, object] | None = (metrics or {}).get(subset)
+    value = entry.get(name) if entry else None
+    return float(value) if isinstance(value, int | float) else None
+
+
+def modalities_of(metrics: Metrics | None) -> list[str]:
+    """The modalities that have metrics of their own, in order."""
+    return [subset for subset in metrics or {} if subset != "fused" and "+" not in subset]
+
+
+def best_single(metrics: Metrics | None, name: str = "accuracy") -> tuple[str, float] | None:
+    """The modality that is best alone, and how good it is."""
+    found = [(subset, value) for subset in modalities_of(metrics) if (value := score(metrics, subset, name)) is not None]
+    return max(found, key=lambda entry: entry[1]) if found else None
+
+
+def storage(ledger: Mapping[str, LedgerEntry]) -> Share:
+    """Bytes of parameters that a client of all modalities keeps."""
+    return Share(*(sum(_kept(entry[side]) for entry in ledger.values()) for side in ("client", "whole")))
+
+
+def compute(ledger: Mapping[str, LedgerEntry]) -> Share:
+    """Operations per sample and training step of a client of all modalities."""
+    return Share(*(sum(sum(entry[side]["flops"].values()) for entry in ledger.values()) for side in ("client", "whole")))
+
+
+def _kept(side: Side) -> float:
+    return side["frozen"]["bytes"] + side["trainable"]["bytes"]
+
+
+def result_sentences(result: ResultRecord) -> list[str]:
+    """What came out and against what; what a client keeps and computes."""
+    sentences = []
+    metrics = result["metrics"]
+    fused = score(metrics, "fused")
+    if fused is not None:
+        against = []
+        single = best_single(metrics)
+        if single:
+            against.append(f"{single[1]:.3f} for the best single modality ({single[0]})")
+        closed = score(result.get("closed_form"), "fused")
+        if closed is not None:
+            against.append(f"{closed:.3f} for a linear head on frozen features")
+        sentences.append(f"Fused {fused:.3f}{' against ' if against else ''}{', '.join(against)}.")
+    ledger = result["ledger"]
+    if ledger:
+        kept = storage(ledger)
+        sentences.append(
+            f"A client keeps {size(kept.client)} of {size(kept.whole)} and computes {percent(compute(ledger).fraction)} "
+            "of the work of training the whole."
+        )
+    return sentences
+
+
+def holdings(facts: Facts) -> str:
+    """Who holds what: `10 clients with image+audio+text, 10 with one or two`."""
+    total = len(facts["modalities"])
+    widths = [len(client["modalities"]) for client in facts["clients"].values() if client["train"]]
+    full = sum(width == total for width in widths)
+    fewer = sorted({width for width in widths if width < total})
+    everything = "+".join(facts["modalities"])
+    parts = [f"{plural(full, 'client')} with {everything}"] if full else []
+    if fewer:
+        number = len(widths) - full
+        parts.append(f"{number if parts else plural(number, 'client')} with {_words(fewer)}")
+    return ", ".join(parts) if parts else "no client with training samples"
+
+
+def _words(widths: Sequence[int]) -> str:
+    names = {1: "one", 2: "two", 3: "three", 4: "four", 5: "five"}
+    return listing([names.get(width, str(width)) for width in widths]).replace(" and ", " or ")
+
+
+def samples(facts: Facts) -> str:
+    """`1,200 training samples, 120 labelled`."""
+    clients = facts["clients"].values()
+    total, labelled = sum(client["train"] for client in clients), sum(client["labelled"] for client in clients)
+    text = plural(total, "training sample")
+    return text if labelled == total else f"{text}, {labelled:,} of them labelled"
