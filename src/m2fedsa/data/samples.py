@@ -68,13 +68,15 @@ class InMemorySamples:
     columns: Mapping[str, Mapping[str, Tensor]]
     """modality -> argument of its encoder -> (rows of the whole set, ...)"""
     indices: Tensor
-    """(N,) int64: the rows of `columns` that are this client's"""
+    """(N,) int64: the rows of `columns` that are this client's; (N, M) where each modality of a sample comes from a row of its own"""
     labels: Tensor
     presence: Tensor
     modalities: tuple[str, ...]
 
     @classmethod
-    def whole(cls, columns: Mapping[str, Mapping[str, Tensor]], labels: Tensor | Sequence[int], presence: Tensor | None = None) -> "InMemorySamples":
+    def whole(
+        cls, columns: Mapping[str, Mapping[str, Tensor]], labels: Tensor | Sequence[int], presence: Tensor | None = None
+    ) -> "InMemorySamples":
         """All rows of `columns` as the samples of one client."""
         labels = torch.as_tensor(labels, dtype=torch.int64)
         if presence is None:
@@ -83,4 +85,5 @@ class InMemorySamples:
 
     def inputs(self, modality: str, rows: Tensor) -> dict[str, Tensor]:
         """See `Samples.inputs`."""
-        return {name: column[self.indices[rows]] for name, column in self.columns[modality].items()}
+        indices = self.indices if self.indices.ndim == 1 else self.indices[:, self.modalities.index(modality)]
+        return {name: column[indices[rows]] for name, column in self.columns[modality].items()}
