@@ -209,6 +209,7 @@ def pretrain(modality: str) -> None:
     figures = accuracy(modality, encoder, head, public) | accuracy(modality, encoder, head, read_digits("federation"))
     directory = TARGET / f"digits-{modality}"
     encoder.save_pretrained(directory)
+    (directory / "model.safetensors").chmod(0o644)  # the library leaves it to its owner alone; a package is read by everybody
     record = {
         "modality": modality,
         "trained_on": f"the {len(public.rows)} public rows of the embedded digits",
