@@ -6,6 +6,7 @@ from m2fedsa.reporting.cards import row, section
 from m2fedsa.reporting.charts import FUSED, shares, table
 from m2fedsa.reporting.files import RunFiles
 from m2fedsa.reporting.records import Side
+from m2fedsa.reporting.summary import operations_of
 from m2fedsa.reporting.units import operations, size
 
 SERVER, PALE = "#94a3b8", "#93b4f5"
@@ -44,8 +45,9 @@ def _kept(client: Side, server: Side) -> Sequence[tuple[str, float, str, str]]:
 
 
 def _work(client: Side, server: Side) -> Sequence[tuple[str, float, str, str]]:
-    here, there = sum(client["flops"].values()), sum(server["flops"].values())
-    return [("client", here, operations(here), FUSED), ("main server", there, operations(there), SERVER)]
+    head, here, there = client["flops"].get("head", 0.0), operations_of(client), operations_of(server)
+    parts = [("client", here - head, operations(here - head), FUSED), ("main server", there, operations(there), SERVER)]
+    return [("client, once", head, operations(head), PALE), *parts] if head else parts
 
 
 def _sent(up: int, down: int) -> Sequence[tuple[str, float, str, str]]:
@@ -65,6 +67,6 @@ def _figures(name: str, run: RunFiles) -> list[str]:
     return [
         *told,
         size(_bytes(entry["whole"])),
-        operations(sum(entry["client"]["flops"].values())),
-        operations(sum(entry["whole"]["flops"].values())),
+        operations(operations_of(entry["client"])),
+        operations(operations_of(entry["whole"])),
     ]

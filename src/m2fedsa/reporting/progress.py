@@ -77,7 +77,7 @@ class Lines:
 
     def started(self, facts: Facts, after: int = 0) -> None:
         """See `Progress`."""
-        self.say([Part(self._label("clients")), Part(f"  {holdings(facts)} · {samples(facts)}")])
+        self.say([Part(self._label("clients")), Part(f"  {holdings(facts)}"), Part(f" · {samples(facts)}", 1)])
         if after:
             self.say([Part(self._label("resumed")), Part(f"  after round {after} of {self.total}")])
 
@@ -134,11 +134,13 @@ class Lines:
         sampled = config.federation.clients_per_round
         if sampled is not None and sampled < config.data.clients:
             clients += f", {sampled} a round"
-        encoders = f"{plural(len(config.modalities), 'frozen encoder')} {cut} ({', '.join(config.modalities)})"
+        encoders = f"{plural(len(config.modalities), 'frozen encoder')} {cut}"
         return [
             Part("m2fedsa", style="bold"),
             Part(f"{' ' * (LABEL_WIDTH - len('m2fedsa'))}  {config.name} · {clients} · {encoders}"),
-            Part(f" · {plural(self.total, 'round')} · seed {config.seed}", 1),
+            Part(f" ({', '.join(config.modalities)})", 3),
+            Part(f" · {plural(self.total, 'round')}", 1),
+            Part(f" · seed {config.seed}", 2),
         ]
 
     def _label(self, text: str) -> str:

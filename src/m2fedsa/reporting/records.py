@@ -67,6 +67,10 @@ class WarmStartRecord(TypedDict):
     seconds: float
     samples: int
     test: NotRequired[Metrics | None]
+    """on test samples"""
+    chosen: NotRequired[dict[str, dict[str, float]]]
+    """per modality: `shrinkage` and `scale`"""
+    failures: NotRequired[list[FailureRecord]]
 
 
 class RoundRecord(TypedDict):
@@ -98,7 +102,7 @@ class Side(TypedDict):
     frozen: Weights
     trainable: Weights
     flops: dict[str, float]
-    """`forward` and `backward`, per sample"""
+    """`forward` and `backward`, per sample; on the client also `head`: the part of `forward` that a kept head output saves"""
 
 
 class LedgerEntry(TypedDict):

@@ -9,8 +9,8 @@ from string import Template
 
 from m2fedsa.reporting import comparison, costs, first_screen, sections
 from m2fedsa.reporting.cards import row
-from m2fedsa.reporting.files import RunFiles
-from m2fedsa.reporting.run_directory import REPORT, write_whole
+from m2fedsa.reporting.disk import write_whole
+from m2fedsa.reporting.files import REPORT, RunFiles
 
 
 def write_report(directories: Sequence[Path | str], out: Path | str | None = None) -> Path:

@@ -19,21 +19,17 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
 
 from m2fedsa.config import Config
 from m2fedsa.errors import RunDirectoryError, StorageError
-from m2fedsa.reporting.records import Facts, RoundRecord, WarmStartRecord
+from m2fedsa.reporting.disk import cannot_write, write_whole
+from m2fedsa.reporting.files import CLIENTS, CONFIG, RESULT, ROUNDS, WARM_START, parse_round, read_config, read_rounds, read_warm_start
+from m2fedsa.reporting.records import Facts, ResultRecord, RoundRecord, WarmStartRecord
+from m2fedsa.reporting.report import write_report
 
-CONFIG, CLIENTS, WARM_START, ROUNDS, RESULT, REPORT = (
-    "config.toml",
-    "clients.json",
-    "warm_start.json",
-    "rounds.jsonl",
-    "result.json",
-    "report.html",
-)
 ROOT = Path("runs")
+
+__all__ = ["ROOT", "RunDirectory", "read_config", "read_warm_start"]
 
 
 class RunDirectory:
@@ -51,12 +47,11 @@ class RunDirectory:
         self._path = path
         self.config = config
         self._lock: int | None = None
-        self._reserved = False
 
     @property
     def path(self) -> Path:
-        """The directory; a new one without a chosen name gets its name in `prepare`."""
-        assert self._path is not None, "a new run directory has no name before it is prepared"
+        """The directory; a new one without a chosen name gets its name in `begin`."""
+        assert self._path is not None, "a new run directory has no name before it begins"
         return self._path
 
     @property
@@ -76,12 +71,16 @@ class RunDirectory:
         if path.exists() and not path.is_dir():
             raise RunDirectoryError(f"{path}: a file of this name exists. Choose another directory with --out.")
         if (path / CONFIG).exists():
-            raise RunDirectoryError(
-                f"{path}: holds another run ({_summary(path)}). "
-                f"Continue that one with `m2fedsa run --resume {path}`, or choose another directory with --out."
-            )
+            finished = (path / RESULT).exists()
+            advice = f"Look at it with `m2fedsa report {path}`" if finished else f"Go on with it by `m2fedsa run --resume {path}`"
+            raise RunDirectoryError(f"{path}: holds another run ({_summary(path)}). {advice}, or choose another directory with --out.")
         if path.exists() and any(path.iterdir()):
             raise RunDirectoryError(f"{path}: is not empty and holds no run. Choose a new or empty directory with --out.")
+        existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+        if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+            raise RunDirectoryError(
+                f"{path}: cannot be made, {existing} is not a directory that may be written. Choose another with --out."
+            )
         return cls(path, config)
 
     @classmethod
@@ -103,21 +102,9 @@ class RunDirectory:
         directory._hold()
         return directory
 
-    def prepare(self) -> "RunDirectory":
-        """Settle where the run will be kept. A name that was not chosen is reserved, for runs that start at the same time."""
-        if self._path is None:
-            stem = f"{self.config.name}-{datetime.date.today().isoformat()}"
-            number = 1
-            while not _make(ROOT / f"{stem}-{number}"):
-                number += 1
-            self._path, self._reserved = ROOT / f"{stem}-{number}", True
-            self._hold()
-        return self
-
     def begin(self, facts: Facts) -> None:
         """Create the directory with its settings and who takes part. Call it when all input has been found good."""
-        self.prepare()
-        made = _make(self.path) or self._reserved
+        made = self._make()
         self._hold()
         try:
             write_whole(self.path / CONFIG, self.config.to_toml())
@@ -129,7 +116,16 @@ class RunDirectory:
             if made:
                 self.path.rmdir()
             raise
-        self._reserved = False
+
+    def _make(self) -> bool:
+        """Make the directory, with the first free number where no name was chosen; whether it is new."""
+        if self._path is not None:
+            return _make(self._path)
+        stem, number = f"{self.config.name}-{datetime.date.today().isoformat()}", 1
+        while not _make(ROOT / f"{stem}-{number}"):
+            number += 1
+        self._path = ROOT / f"{stem}-{number}"
+        return True
 
     def _hold(self) -> None:
         """Keep other processes from writing the same run. The lock ends with the process, however that ends."""
@@ -145,10 +141,7 @@ class RunDirectory:
             ) from error
 
     def close(self) -> None:
-        """Let others write; a name that was reserved and not used becomes free again."""
-        if self._reserved:
-            self.path.rmdir()
-            self._reserved = False
+        """Let others write."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -159,7 +152,7 @@ class RunDirectory:
         `RunDirectoryError` if one of the earlier rounds is missing.
         """
         lines = (self.path / ROUNDS).read_text(encoding="utf-8").splitlines() if (self.path / ROUNDS).exists() else []
-        kept = [record for record in map(_record, lines) if record is not None and record["round"] <= round_number]
+        kept = [record for record in map(parse_round, lines) if record is not None and record["round"] <= round_number]
         if [record["round"] for record in kept] != list(range(1, round_number + 1)):
             raise RunDirectoryError(
                 f"{self.path / ROUNDS}: does not tell of the rounds 1 to {round_number} that the checkpoint holds; it was altered. "
@@ -182,11 +175,12 @@ class RunDirectory:
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            raise _full(path, error) from error
+            raise cannot_write(path, error) from error
 
-    def finish(self, result: Mapping[str, Any]) -> None:
-        """Write `result.json`."""
+    def finish(self, result: ResultRecord) -> None:
+        """Write `result.json` and the report."""
         write_whole(self.path / RESULT, _json(result))
+        write_report([self.path])
 
 
 def _make(path: Path) -> bool:
@@ -201,64 +195,6 @@ def _make(path: Path) -> bool:
             return False
         raise RunDirectoryError(f"{path}: cannot be created: {error.strerror}. Choose another directory with --out.") from error
     return True
-
-
-def read_config(path: Path | str) -> Config:
-    """The settings of the run in this directory. `RunDirectoryError` if there is none."""
-    path = Path(path)
-    if not path.is_dir():
-        raise RunDirectoryError(f"{path}: no such directory. Name a directory that `m2fedsa run` has made.")
-    if not (path / CONFIG).exists():
-        raise RunDirectoryError(f"{path}: holds no run ({CONFIG} is missing). Name a directory that `m2fedsa run` has made.")
-    return Config.from_file(path / CONFIG)
-
-
-def read_rounds(path: Path) -> list[RoundRecord]:
-    """All complete lines of `rounds.jsonl`; a last one that was cut off by a crash is left out."""
-    try:
-        lines = (path / ROUNDS).read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        return []
-    return [record for record in map(_record, lines) if record is not None]
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """The object in a file, None if there is no such file. `RunDirectoryError` if it is not JSON."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (ValueError, OSError) as error:
-        raise RunDirectoryError(f"{path}: cannot be read: {error}. Restore the file, or run again.") from error
-    if not isinstance(value, dict):
-        raise RunDirectoryError(f"{path}: holds a JSON {type(value).__name__}, not an object. Restore the file, or run again.")
-    return value
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Replace a file at once: readers see the old text or the new one, also after a crash. `StorageError` leaves the old one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        directory = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise _full(path, error) from error
-
-
-def _full(path: Path, error: OSError) -> StorageError:
-    return StorageError(
-        f"{path}: cannot be written: {error.strerror or error}. Nothing written earlier is lost; "
-        f"make room, then `m2fedsa run --resume {path.parent}`."
-    )
 
 
 def _json(value: object) -> str:
@@ -278,15 +214,6 @@ def _plain(value: object) -> object:
     if isinstance(value, list | tuple):
         return [_plain(entry) for entry in value]
     return value
-
-
-def _record(line: str) -> RoundRecord | None:
-    """A line of `rounds.jsonl`; None for one that was cut off."""
-    try:
-        value = json.loads(line)
-    except ValueError:
-        return None
-    return cast(RoundRecord, value) if isinstance(value, dict) and isinstance(value.get("round"), int) else None
 
 
 def _summary(path: Path) -> str:

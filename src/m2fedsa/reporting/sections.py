@@ -120,17 +120,13 @@ def per_client(run: RunFiles) -> str:
 
 def failures(run: RunFiles) -> str:
     """Clients whose round did not count, and why."""
-    lines = [
-        f"<li>round {record['round']}, {escape(failure['client'])}: {escape(failure['message'])}</li>"
-        for record in run.rounds
-        for failure in record.get("failures", [])
-    ]
+    told = [("warm start", failure) for failure in (run.warm_start.get("failures", []) if run.warm_start else [])]
+    told += [(f"round {record['round']}", failure) for record in run.rounds for failure in record.get("failures", [])]
+    lines = [f"<li>{when}, {escape(failure['client'])}: {escape(failure['message'])}</li>" for when, failure in told]
     if not lines:
         return ""
     more = f"<li>{len(lines) - 20} more in rounds.jsonl</li>" if len(lines) > 20 else ""
-    return section(
-        f"{plural(len(lines), 'time')} a client could not finish its round", f"<ul>{''.join(lines[:20])}{more}</ul>", kind="warn"
-    )
+    return section(f"{plural(len(lines), 'time')} a client could not do its part", f"<ul>{''.join(lines[:20])}{more}</ul>", kind="warn")
 
 
 def next_steps(run: RunFiles) -> str:

@@ -43,8 +43,13 @@ def storage(ledger: Mapping[str, LedgerEntry]) -> Share:
 
 
 def compute(ledger: Mapping[str, LedgerEntry]) -> Share:
-    """Operations per sample and training step of a client of all modalities."""
-    return Share(*(sum(sum(entry[side]["flops"].values()) for entry in ledger.values()) for side in ("client", "whole")))
+    """Operations per sample and training step of a client of all modalities, kept head outputs not counted as saved."""
+    return Share(*(sum(operations_of(entry[side]) for entry in ledger.values()) for side in ("client", "whole")))
+
+
+def operations_of(side: Side) -> float:
+    """Forward and backward, per sample."""
+    return side["flops"]["forward"] + side["flops"]["backward"]
 
 
 def _kept(side: Side) -> float:

@@ -1,0 +1,159 @@
+"""The command line: parses, calls, prints.
+
+Nothing heavy is imported before it is needed, so that `--help` answers at once and a run speaks before PyTorch is loaded.
+"""
+
+import re
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import click
+import typer
+
+import m2fedsa
+from m2fedsa.errors import InputError, Interrupted, M2FedSAError
+
+if TYPE_CHECKING:
+    from m2fedsa.config import Config
+
+DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+app = typer.Typer(
+    name="m2fedsa",
+    help="Federated split fine-tuning of multimodal encoders.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    suggest_commands=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, e.g. --set federation.rounds=10; may be repeated.")
+]
+Debug = Annotated[bool, typer.Option("--debug", help="Show where in the code an error came from.")]
+
+
+@app.callback(invoke_without_command=True)
+def _program(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+    if version:
+        print(f"m2fedsa {m2fedsa.__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def run(
+    target: Annotated[str | None, typer.Argument(metavar="[RECIPE | FILE.toml]", help="What to run; see `m2fedsa recipes`.")] = None,
+    settings: Settings = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="The run directory; runs/<name>-<date>-<n> if not given.")] = None,
+    resume: Annotated[Path | None, typer.Option(metavar="DIR", help="Go on with the run in this directory.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Run a federation on this machine: clients, main server and fed server."""
+    from m2fedsa.reporting.progress import view
+    from m2fedsa.reporting.run_directory import RunDirectory
+
+    if resume is None:
+        directory = RunDirectory.create(_config(target, settings), out)
+    elif out is not None:
+        raise click.UsageError("--out and --resume exclude each other: a run goes on in its own directory.")
+    else:
+        directory = RunDirectory.resume(resume, _config(target or str(resume / "config.toml"), settings) if target or settings else None)
+    progress = view(directory.config)
+    try:
+        from m2fedsa.assembly import Extensions
+        from m2fedsa.training import run_in
+
+        run_in(directory, directory.config, Extensions(), progress, resume=resume is not None)
+    finally:
+        progress.close()
+        directory.close()
+
+
+@app.command()
+def recipes() -> None:
+    """List the configurations that come with the package."""
+    from m2fedsa.recipes import summaries
+
+    told = summaries()
+    for name, summary in told.items():
+        print(f"{name:<{max(map(len, told))}}  {summary}")
+
+
+@app.command()
+def config(
+    target: Annotated[str, typer.Argument(metavar="RECIPE | FILE.toml", help="Whose settings; see `m2fedsa recipes`.")],
+    settings: Settings = None,
+    debug: Debug = False,
+) -> None:
+    """Print the complete settings of a recipe as TOML, to be edited and run."""
+    print(_config(target, settings).to_toml(), end="")
+
+
+@app.command()
+def report(
+    directories: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Run directories; several are compared.")],
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Where to write it, if not to report.html beside the run.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Write the HTML report on a run, or the comparison of several."""
+    from m2fedsa.reporting.report import write_report
+
+    print(write_report(directories, out))
+
+
+def _config(target: str | None, settings: Sequence[str] | None) -> "Config":
+    """The settings of a recipe or of a TOML file, with changes."""
+    from m2fedsa.config import Config
+    from m2fedsa.recipes import named
+
+    if target is None:
+        raise click.UsageError("Name what to run: a recipe (see `m2fedsa recipes`) or a TOML file; or --resume DIR.")
+    found = Config.from_file(Path(target)) if target.endswith(".toml") else named(target)
+    return found.override(settings) if settings else found
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program; its exit status: 0 done, 1 failed, 2 bad input, 130 stopped by Ctrl-C."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        status = app(given, prog_name="m2fedsa", standalone_mode=False)
+    except Interrupted as error:
+        return _say(str(error), INTERRUPTED)
+    except (KeyboardInterrupt, click.Abort):
+        return _say("stopped before the first round; nothing was kept.", INTERRUPTED)
+    except Exception as error:
+        if "--debug" in given:
+            traceback.print_exc()
+        return _explain(error)
+    return status if isinstance(status, int) else DONE
+
+
+def _explain(error: Exception) -> int:
+    """Say what was wrong, and what that means for the exit status."""
+    if isinstance(error, click.ClickException):
+        context = getattr(error, "ctx", None)
+        advice = f" Try `{context.command_path} --help`." if context else ""
+        return _say(f"error: {error.format_message()}{advice}", BAD_INPUT)
+    if isinstance(error, InputError):
+        return _say(f"error: {error}", BAD_INPUT)
+    if isinstance(error, M2FedSAError):
+        return _say(f"error: {error}", FAILED)
+    name = type(error).__name__
+    return _say(f"error: {name}: {error}. This is a fault of m2fedsa itself; --debug shows where, please report it.", FAILED)
+
+
+def _say(text: str, status: int) -> int:
+    """One line for what is wrong, the next for what to do."""
+    if "\n" not in text:
+        text = re.sub(r"(?<=\.) (?=[A-Z`])", "\n       ", text, count=1)
+    print(text, file=sys.stderr)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

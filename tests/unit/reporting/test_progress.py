@@ -1,0 +1,94 @@
+import io
+import re
+from pathlib import Path
+
+import pytest
+from tests.unit.reporting import invented
+
+from m2fedsa.reporting.progress import Live, Part, fitting, view
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def watched(stream, rounds=3):
+    progress = view(invented.config(rounds=rounds), stream)
+    progress.started(invented.facts())
+    progress.client_done(1, 20, "warm start")
+    progress.warm_started(invented.warm_start())
+    for number in range(1, rounds + 1):
+        progress.client_done(20, 20)
+        failure = {"client": "client-03", "kind": "DivergedError", "message": "loss of image is nan at step 4"}
+        progress.round_done(
+            invented.record(number, [failure] if number == 2 else [], evaluated=number != 2, phase="fusion" if number < 3 else "transfer")
+        )
+    progress.finished(invented.result(rounds), Path("runs/digits-1"))
+    return stream.getvalue()
+
+
+def test_speaks_before_anything_else_is_known():
+    stream = io.StringIO()
+    view(invented.config(rounds=7, seed=4), stream)
+    assert (
+        stream.getvalue()
+        == "m2fedsa      digits · 20 clients · 3 frozen encoders cut after block 1 (image, audio, text) · 7 rounds · seed 4\n"
+    )
+
+
+def test_plain_lines_tell_everything():
+    lines = watched(io.StringIO()).splitlines()
+    number = sum(client["train"] for client in invented.facts()["clients"].values())
+    assert lines[1] == f"clients      10 clients with image+audio+text, 10 with one or two · {number:,} training samples"
+    assert lines[2].startswith("warm start   fused 0.80   image 0.48  audio 0.60  text 0.41")
+    assert lines[2].endswith("one pass over 1,200 samples, 3.10 MB up")
+    assert re.fullmatch(
+        r"round 1/3    fused 0.80   image 0.48  audio 0.60  text 0.41   loss 0.82 \(image 1.55  audio 1.15  text 1.67\)   fusion  "
+        r"   up 12.4 MB  down 12.4 MB    2.1 s   ~4 s left",
+        lines[3],
+    )
+    assert "fused  –  " in lines[4]
+    assert lines[5].split() == ["without", "client-03:", "loss", "of", "image", "is", "nan", "at", "step", "4"]
+    assert lines[6].startswith("transfer ")
+    assert "left" not in lines[7]
+    assert (
+        lines[8]
+        == "done in 48 s. Fused 0.832 against 0.621 for the best single modality (audio), 0.815 for a linear head on frozen features."
+    )
+    # 3 × (40,000 + 9,000) of 3 × (640,000 + 29,000) bytes; 0.3 of 7.5 MFLOP.
+    assert lines[9] == "A client keeps 147 kB of 2.01 MB and computes 4 % of the work of training the whole."
+    assert lines[10] == "report: runs/digits-1/report.html      again: m2fedsa run runs/digits-1/config.toml"
+
+
+def test_plain_lines_hold_no_control_characters():
+    assert not re.search(r"[\x00-\x09\x0b-\x1f]", watched(io.StringIO()))
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120])
+def test_terminal_lines_fit(monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("TERM", "xterm")
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", watched(Terminal())).replace("\r", "\n")
+    rounds = [line for line in text.splitlines() if re.match(r"round \d/3 ", line)]
+    assert len(rounds) == 3
+    assert all(len(line) <= columns and "fused" in line for line in rounds)
+
+
+def test_terminal_is_left_in_order(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    text = watched(Terminal())
+    assert text.rfind("\x1b[?25h") > text.rfind("\x1b[?25l")  # the cursor is shown again
+
+
+def test_dumb_terminals_get_plain_lines(monkeypatch):
+    monkeypatch.setenv("TERM", "dumb")
+    assert not isinstance(view(invented.config(), Terminal()), Live)
+
+
+def test_a_line_loses_its_least_important_parts_first():
+    parts = [Part("aaaa"), Part("bb", 2), Part("cc", 1), Part("dd", 2)]
+    assert "".join(part.text for part in fitting(parts, 8)) == "aaaabbcc"
+    assert "".join(part.text for part in fitting(parts, 7)) == "aaaacc"
+    assert "".join(part.text for part in fitting(parts, 1)) == "aaaa"
+    assert fitting(parts, None) == parts
