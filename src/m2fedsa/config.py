@@ -159,7 +159,11 @@ class WarmStart(Section):
     @model_validator(mode="before")
     @classmethod
     def _tuples_from_toml(cls, values: Any) -> Any:
-        return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()} if isinstance(values, Mapping) else values
+        return (
+            {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+            if isinstance(values, Mapping)
+            else values
+        )
 
 
 class AveragingRule(Section):
@@ -240,8 +244,8 @@ class Config(Section):
         widths = {name: modality.adapter_width for name, modality in self.modalities.items() if modality.task_adapter}
         if over and len(set(widths.values())) > 1:
             raise ValueError(
-                f"modalities.*.adapter_width = {widths}: the update part of the task adapters is averaged over modalities and needs one width; "
-                "make them equal or change averaging.rules"
+                f"modalities.*.adapter_width = {widths}: the update part of the task adapters is averaged over "
+                "modalities and needs one width; make them equal or change averaging.rules"
             )
 
     @property
@@ -306,7 +310,11 @@ class Config(Section):
     def differences(self, other: "Config") -> list[str]:
         """`key: here -> there` for every setting that differs."""
         here, there = _flat(self.model_dump(mode="json")), _flat(other.model_dump(mode="json"))
-        return [f"{key}: {here.get(key, 'unset')} -> {there.get(key, 'unset')}" for key in sorted({*here, *there}) if here.get(key) != there.get(key)]
+        return [
+            f"{key}: {here.get(key, 'unset')} -> {there.get(key, 'unset')}"
+            for key in sorted({*here, *there})
+            if here.get(key) != there.get(key)
+        ]
 
 
 def _toml_value(text: str) -> Any:

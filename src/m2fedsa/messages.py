@@ -19,6 +19,8 @@ from m2fedsa.state import nbytes
 
 Phase = Literal["fusion", "transfer"]
 Subset = tuple[str, ...]
+ALL: Subset = ()
+"""The subset that stands for all modalities that a sample has."""
 
 
 class InputSpec(NamedTuple):
@@ -61,6 +63,16 @@ class Activations:
     def nbytes(self) -> int:
         """Payload in bytes."""
         return sum(activation.nbytes for activation in self.modalities.values()) + nbytes([self.entering])
+
+    def restricted(self, subset: Subset) -> tuple[Tensor, Tensor]:
+        """What enters fusion for a subset of the modalities: (B, M) bool, empty in rows that lack one of them; and which rows have
+        them all (B,) bool. `ALL` leaves every sample what it has."""
+        if subset == ALL:
+            return self.entering, self.entering.any(1)
+        wanted = torch.tensor([name in subset for name in self.modalities])
+        complete = set(subset) <= set(self.modalities)
+        member = (self.entering | ~wanted).all(1) & complete
+        return self.entering & wanted & member[:, None], member
 
 
 @dataclass(frozen=True)
@@ -109,7 +121,7 @@ class EvaluationRequest:
 
     activations: Activations
     subsets: tuple[Subset, ...]
-    """Each is answered for the samples that have all its modalities; the empty one means: all that a sample has."""
+    """Each is answered for the samples that have all its modalities; `ALL` for all that a sample has."""
     at: int
     """The round after which the tensors are wanted: 0 before the first."""
 

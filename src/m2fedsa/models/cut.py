@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from m2fedsa.errors import CutError
+from m2fedsa.messages import InputSpec
 from m2fedsa.models.architectures import Pooling, architecture
 from m2fedsa.models.head import Head
 from m2fedsa.models.layout import pack, unpack
-from m2fedsa.models.plan import InputSpec, Plan, model_type, plan, specify
+from m2fedsa.models.plan import Plan, model_type, plan, specify
 from m2fedsa.models.pooling import pool
 from m2fedsa.models.tail import Tail
 

@@ -7,22 +7,15 @@ The plan is a small JSON of names: made once where the whole model is at hand, s
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from m2fedsa.errors import CutError
+from m2fedsa.messages import InputSpec
 from m2fedsa.models.architectures import Site, architecture, block_names, feed_forward_site
-
-
-class InputSpec(NamedTuple):
-    """Shape and type of one of the encoder's inputs: all that the tail learns of it."""
-
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-
 
 Specs = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
 """What travels in place of an encoder's inputs: `InputSpec` by name, or any pair like it."""

@@ -1,0 +1,116 @@
+"""Averages: the rules of the fed server and of the main server, and the optional momentum on their difference.
+
+A tensor is averaged over the accepted clients of the round that trained it, weighted by their distinct samples; it keeps its value if
+none did. (Section "One round is a pure function", step 3.)
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from m2fedsa.config import AveragingRule
+from m2fedsa.errors import ConfigError
+from m2fedsa.state import by_prefix
+
+Over = Literal["clients", "modalities", "nothing"]
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """What one client has to say in an average."""
+
+    client: str
+    tensors: Mapping[str, Tensor]
+    samples: Mapping[str, int]
+    """tensor name prefix -> distinct samples; the longest prefix of a name counts"""
+
+
+class Average(Protocol):
+    """The new value of one tensor from those of the clients that trained it: [(client, value, samples)], sorted by client, never empty.
+
+    A researcher's own rule is any callable of this form.
+    """
+
+    def __call__(self, name: str, values: Sequence[tuple[str, Tensor, int]], previous: Tensor) -> Tensor:
+        """See the class."""
+
+
+def weighted_mean(
+    name: str,  # noqa: ARG001  (its place in `Average`)
+    values: Sequence[tuple[str, Tensor, int]],
+    previous: Tensor,
+) -> Tensor:
+    """Σ n_u x_u / Σ n_u in float64, in the order of the clients' names."""
+    total = sum(samples for _, _, samples in values)
+    mean = torch.zeros_like(previous, dtype=torch.float64)
+    for _, value, samples in values:
+        mean += value.to(torch.float64) * (samples / total)
+    return mean.to(previous.dtype)
+
+
+def rule_for(rules: Sequence[AveragingRule], name: str) -> Over:
+    """What the first rule that matches says; tensors without a rule are averaged over clients."""
+    return next((rule.over for rule in rules if fnmatchcase(name, rule.pattern)), "clients")
+
+
+@dataclass
+class Averager:
+    """The averages of one party, and its momentum."""
+
+    rules: Sequence[AveragingRule]
+    modalities: Sequence[str]
+    momentum: float = 0.0
+    average: Average = weighted_mean
+
+    def is_local(self, name: str) -> bool:
+        """Whether the tensor stays with its client."""
+        return rule_for(self.rules, name) == "nothing"
+
+    def apply(
+        self, previous: Mapping[str, Tensor], contributions: Sequence[Contribution], velocity: Mapping[str, Tensor]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The tensors and the velocities after a round."""
+        trained = self._over_clients(previous, contributions)
+        trained |= self._over_modalities(trained)
+        velocities = dict(velocity)
+        if self.momentum:
+            for name, target in trained.items():
+                step = target - previous[name]
+                velocities[name] = step + self.momentum * velocities[name] if name in velocities else step
+                trained[name] = previous[name] + velocities[name]
+        return {**previous, **trained}, velocities
+
+    def _over_clients(self, previous: Mapping[str, Tensor], contributions: Sequence[Contribution]) -> dict[str, Tensor]:
+        ordered = sorted(contributions, key=lambda contribution: contribution.client)
+        result = {}
+        for name, old in previous.items():
+            if self.is_local(name):
+                continue
+            values = [
+                (one.client, one.tensors[name], int(by_prefix(one.samples, name)))
+                for one in ordered
+                if name in one.tensors and by_prefix(one.samples, name) > 0
+            ]
+            if values:
+                result[name] = self.average(name, values, old)
+        return result
+
+    def _over_modalities(self, trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Equal weights over the modalities whose tensor trained in this round; the others stay."""
+        groups: dict[str, list[str]] = {}
+        for name in sorted(trained):
+            modality, _, rest = name.partition(".")
+            if modality in self.modalities and rule_for(self.rules, name) == "modalities":
+                groups.setdefault(rest, []).append(name)
+        result: dict[str, Tensor] = {}
+        for names in groups.values():
+            shapes = {name: tuple(trained[name].shape) for name in names}
+            if len(set(shapes.values())) > 1:
+                raise ConfigError(f"averaging.rules: tensors of unequal shape cannot be averaged over modalities: {shapes}.")
+            mean = torch.stack([trained[name].to(torch.float64) for name in names]).mean(0)
+            result |= {name: mean.to(trained[name].dtype) for name in names}
+        return result

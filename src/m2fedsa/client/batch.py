@@ -1,0 +1,67 @@
+"""One batch of a client on its way to the main server and back."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from m2fedsa.blueprint import FUSED, Parts
+from m2fedsa.client.kept import KeptOutputs
+from m2fedsa.data.samples import Samples, Split
+from m2fedsa.losses import fused_logits
+from m2fedsa.messages import Activation, Activations
+from m2fedsa.models.cut import Head
+
+
+@dataclass(frozen=True)
+class Branches:
+    """What a client needs to encode: samples of one split, heads, kept outputs, trainable parts."""
+
+    samples: Samples
+    split: Split
+    heads: Mapping[str, Head]
+    kept: KeptOutputs
+    parts: Parts
+
+    def presence(self, rows: Tensor) -> Tensor:
+        """(B, M) bool over the client's modalities."""
+        return self.samples.presence[rows]
+
+    def encode(self, rows: Tensor, entering: Tensor) -> Activations:
+        """a_m = h_m + MA_m(h_m) for the modalities that occur in the batch, with their graph. (Step 1, "encode".)"""
+        presence = self.presence(rows)
+        occurring = [column for column in range(presence.shape[1]) if bool(presence[:, column].any())]
+        activations = {}
+        for column in occurring:
+            modality = self.samples.modalities[column]
+            index = presence[:, column].nonzero().squeeze(1)
+            hidden, mask, inputs = self.kept.get(self.split, modality, self.samples, self.heads[modality]).rows(rows[index])
+            adapter = self.parts.modules.get(f"{modality}.ma")
+            if adapter is not None:
+                hidden = hidden + adapter(hidden)
+            activations[modality] = Activation(hidden, index, mask, inputs)
+        return Activations(activations, entering[:, occurring])
+
+
+def without_graph(activations: Activations) -> Activations:
+    """The message as it leaves the client: values, no graph."""
+    modalities = {name: Activation(one.hidden.detach(), one.rows, one.mask, one.inputs) for name, one in activations.modalities.items()}
+    return Activations(modalities, activations.entering)
+
+
+def unimodal_logits(parts: Parts, pooled: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """p_m = C_m(z_m) (B_m, K)."""
+    return {modality: parts.modules[f"{modality}.classifier"](z) for modality, z in pooled.items()}
+
+
+def join(parts: Parts, fused: Tensor, unimodal: Mapping[str, Tensor], activations: Activations, log_prior: Tensor, *, late: bool) -> Tensor:
+    """s (B, K) of the samples of a batch from f and the unimodal logits."""
+    classifier: nn.Module = parts.modules[f"{FUSED}.classifier"]
+    rows = {modality: activation.rows for modality, activation in activations.modalities.items()}
+    return fused_logits(classifier(fused), unimodal, rows, activations.entering, log_prior, late=late)
+
+
+def chunks(number: int, size: int) -> tuple[Tensor, ...]:
+    """Row numbers 0 … number-1 in fixed chunks."""
+    return torch.split(torch.arange(number), size) if number else ()

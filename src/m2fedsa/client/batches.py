@@ -1,0 +1,48 @@
+"""Which samples a client draws, in which order, and which of their modalities enter fusion."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from m2fedsa.config import Federation
+from m2fedsa.data.samples import UNLABELLED, Samples
+from m2fedsa.messages import Phase
+
+
+def drawn(samples: Samples, phase: Phase, unlabelled: bool) -> Tensor:
+    """(n,) int64: the samples of a phase: labelled ones; in the transfer phase also unlabelled ones of several modalities."""
+    take = samples.labels != UNLABELLED
+    if phase == "transfer" and unlabelled:
+        take = take | teachable(samples)
+    return take.nonzero().squeeze(1)
+
+
+def teachable(samples: Samples) -> Tensor:
+    """(N,) bool: samples without a label that have several modalities."""
+    taught: Tensor = (samples.labels == UNLABELLED) & (samples.presence.sum(1) > 1)
+    return taught
+
+
+def batches(rows: Tensor, settings: Federation, generator: torch.Generator) -> Iterator[Tensor]:
+    """Batches of rows: `local_epochs` passes, each in a new order; or `local_steps` batches out of as many passes as it takes."""
+    if settings.local_steps is None:
+        for _ in range(settings.local_epochs):
+            yield from torch.split(rows[torch.randperm(len(rows), generator=generator)], settings.batch_size)
+        return
+    left = settings.local_steps
+    while left > 0:
+        for batch in torch.split(rows[torch.randperm(len(rows), generator=generator)], settings.batch_size)[:left]:
+            yield batch
+            left -= 1
+
+
+def modality_dropout(presence: Tensor, probability: float, generator: torch.Generator) -> Tensor:
+    """(B, M) bool: presence with each modality of a sample left out with this probability, never all of them."""
+    if probability == 0.0:
+        return presence
+    draws = torch.rand(presence.shape, generator=generator).masked_fill(~presence, -1.0)
+    keep = (draws >= probability) & presence
+    # Where all were drawn out, the one with the largest draw stays.
+    rescued = torch.zeros_like(presence).scatter_(1, draws.argmax(1, keepdim=True), True)
+    return torch.where(keep.any(1, keepdim=True), keep, rescued)

@@ -1,0 +1,193 @@
+"""One round of local training: a pure function of the task, the client's data, its local tensors and the seed.
+
+Legend: B batch, B_m its rows that have modality m, K classes.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from m2fedsa.blueprint import FUSED, Blueprint
+from m2fedsa.client.batch import Branches, join, unimodal_logits, without_graph
+from m2fedsa.client.batches import batches, drawn, modality_dropout
+from m2fedsa.client.teacher import Teacher
+from m2fedsa.data.samples import UNLABELLED
+from m2fedsa.errors import DataError, DivergedError
+from m2fedsa.links.port import Session
+from m2fedsa.losses import Loss, Losses, Predictions, class_frequencies
+from m2fedsa.messages import Activations, Features, Gradients, RoundPlan, Traffic
+from m2fedsa.optimizers import adamw, clip
+from m2fedsa.seeding import derive
+
+
+@dataclass
+class Account:
+    """What a round adds up to: losses, which samples trained what, bytes."""
+
+    rows: int
+    losses: dict[str, tuple[float, int]] = field(default_factory=dict)
+    trained_by: dict[str, Tensor] = field(default_factory=dict)
+    traffic: Traffic = field(default_factory=Traffic)
+    steps: int = 0
+
+    def report(self, losses: Losses) -> None:
+        """Add the losses of a step, weighted by their samples."""
+        for name, (mean, number) in losses.reported.items():
+            total, seen = self.losses.get(name, (0.0, 0))
+            self.losses[name] = (total + float(mean) * number, seen + number)
+
+    def visit(self, prefix: str, rows: Tensor) -> None:
+        """These samples trained the tensors under the prefix."""
+        if len(rows):
+            self.trained_by.setdefault(prefix, torch.zeros(self.rows, dtype=torch.bool))[rows] = True
+
+    @property
+    def samples(self) -> dict[str, int]:
+        """prefix -> distinct samples."""
+        return {prefix: int(seen.sum()) for prefix, seen in self.trained_by.items()}
+
+
+@dataclass(frozen=True)
+class LocalRound:
+    """A client's part in a round, ready to run."""
+
+    blueprint: Blueprint
+    client: str
+    branches: Branches
+    plan: RoundPlan
+    log_prior: Tensor
+    teacher: Teacher | None
+    loss: Loss
+
+    def run(self, session: Session) -> Account:
+        """Train for the round's epochs or steps. `DivergedError` names client, batch, modality and step."""
+        config, parts = self.blueprint.config, self.branches.parts
+        samples = self.branches.samples
+        rows = drawn(samples, self.plan.phase, config.transfer.unlabelled)
+        if len(rows) == 0:
+            raise DataError(f"client {self.client} has no sample to train on in the {self.plan.phase} phase of round {self.plan.number}.")
+        parts.freeze([f"{FUSED}."] if self.plan.phase == "transfer" else [])
+        parts.training(self.plan.seed, self.client)
+        optimizer = adamw(self._groups(), config.optimizer.weight_decay)
+        account = Account(len(samples.labels))
+        order = batches(rows, config.federation, self._generator("batches"))
+        dropout = self._generator("modality dropout")
+        for batch in order:
+            account.steps += 1
+            self._step(batch, dropout, session, optimizer, account)
+        return account
+
+    def _step(self, batch: Tensor, dropout: torch.Generator, session: Session, optimizer: torch.optim.Optimizer, account: Account) -> None:
+        parts = self.branches.parts
+        parts.clear()
+        entering = self._entering(batch, dropout)
+        activations = self.branches.encode(batch, entering)  # 1. encode
+        sent = without_graph(activations)
+        features = session.forward(sent)  # 2. forward
+        gradients = self._learn(batch, activations, features, account)  # 3. losses
+        received = session.backward(gradients)  # 4. backward
+        self._adapt(activations, received.hidden, optimizer, account)  # 5. adapt
+        account.traffic += Traffic(sent.nbytes + gradients.nbytes, features.nbytes + received.nbytes)
+        self._visit(batch, activations, account)
+
+    def _entering(self, batch: Tensor, generator: torch.Generator) -> Tensor:
+        presence = self.branches.presence(batch)
+        if self.plan.phase == "fusion":
+            return modality_dropout(presence, self.blueprint.config.fusion.modality_dropout, generator)
+        return presence
+
+    def _learn(self, batch: Tensor, activations: Activations, features: Features, account: Account) -> Gradients:
+        """Losses and their gradients with respect to z_m and f; classifiers collect theirs."""
+        pooled = {modality: z.detach().requires_grad_() for modality, z in features.pooled.items()}
+        fused = features.fused.detach().requires_grad_()
+        predictions = self._predict(batch, activations, pooled, fused)
+        losses = self.loss(predictions, self.plan.phase, self.plan.weights)
+        self._check(losses, account.steps)
+        account.report(losses)
+        losses.total.backward()  # type: ignore[no-untyped-call]
+        return Gradients({modality: _gradient(z) for modality, z in pooled.items()}, _gradient(fused))
+
+    def _predict(self, batch: Tensor, activations: Activations, pooled: Mapping[str, Tensor], fused: Tensor) -> Predictions:
+        config, samples = self.blueprint.config, self.branches.samples
+        unimodal = unimodal_logits(self.branches.parts, pooled)
+        # In the fusion phase the unimodal classifiers answer for their own loss alone.
+        entering = {name: logits.detach() for name, logits in unimodal.items()} if self.plan.phase == "fusion" else unimodal
+        joined = join(self.branches.parts, fused, entering, activations, self.log_prior, late=config.fusion.late)
+        adjustment = torch.zeros_like(self.log_prior)
+        if config.loss.prior_adjusted:
+            adjustment = class_frequencies(samples.labels, self.blueprint.classes).log() - self.log_prior
+        teachers, teacher_adjustments = ({}, {}) if self.teacher is None else self.teacher.of(batch, unimodal)
+        return Predictions(
+            unimodal=unimodal,
+            rows={modality: activation.rows for modality, activation in activations.modalities.items()},
+            fused=joined,
+            counts=activations.entering.sum(1).to(joined.dtype),
+            labels=samples.labels[batch],
+            adjustment=adjustment,
+            teachers=teachers,
+            teacher_adjustments=teacher_adjustments,
+        )
+
+    def _adapt(self, activations: Activations, hidden: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, account: Account) -> None:
+        """Back into MA; clip the client's gradients by one norm and step what is not frozen."""
+        attached = [modality for modality, one in activations.modalities.items() if one.hidden.requires_grad]
+        torch.autograd.backward([activations.modalities[name].hidden for name in attached], [hidden[name] for name in attached])
+        trained = self.branches.parts.trained()
+        norm = clip(trained.values(), self.blueprint.config.optimizer.clip_norm)
+        if not math.isfinite(norm):
+            raise DivergedError(f"{self._place(account.steps)}: a gradient of {_culprit(trained)} is not finite.")
+        optimizer.step()
+
+    def _visit(self, batch: Tensor, activations: Activations, account: Account) -> None:
+        """Book which distinct samples trained which tensors."""
+        several = activations.entering.sum(1) > 1
+        labelled = self.branches.samples.labels[batch] != UNLABELLED
+        account.visit(f"{FUSED}.", batch[labelled])
+        account.visit("fusion.", batch)
+        account.visit("fusion.bilinear", batch[several])
+        for column, (modality, activation) in enumerate(activations.modalities.items()):
+            enters = activations.entering[:, column]
+            account.visit(f"{modality}.", batch[activation.rows])
+            account.visit(f"{modality}.token.", batch[enters])
+            account.visit(f"{modality}.bilinear.", batch[enters & several])
+
+    def _groups(self) -> list[dict[str, object]]:
+        """MA at the round's rate, C_m and C_f at theirs."""
+        config, rate = self.blueprint.config, self.plan.learning_rate
+        factors = {"ma": 1.0, "classifier": config.classifier_factor, FUSED: config.optimizer.fusion_factor}
+        groups: dict[str, list[Tensor]] = {kind: [] for kind in factors}
+        for name, parameter in self.branches.parts.tensors.items():
+            first, second, *_ = name.split(".")
+            if parameter.requires_grad:
+                groups[FUSED if first == FUSED else second].append(parameter)
+        return [{"params": parameters, "lr": rate * factors[kind]} for kind, parameters in groups.items() if parameters]
+
+    def _check(self, losses: Losses, step: int) -> None:
+        for name, (mean, _) in losses.reported.items():
+            if not math.isfinite(float(mean)):
+                what = "the fused loss" if name.startswith(FUSED) else f"the loss of modality {name}"
+                raise DivergedError(f"{self._place(step)}: {what} is {float(mean)}.")
+        if not math.isfinite(float(losses.total.detach())):
+            raise DivergedError(f"{self._place(step)}: the total loss is {float(losses.total.detach())}.")
+
+    def _place(self, step: int) -> str:
+        return f"client {self.client}, round {self.plan.number}, batch {step - 1}, step {step}"
+
+    def _generator(self, name: str) -> torch.Generator:
+        return derive(self.plan.seed, self.client, name)
+
+
+def _gradient(tensor: Tensor) -> Tensor:
+    return torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
+
+
+def _culprit(trained: Mapping[str, Tensor]) -> str:
+    """The first modality with a gradient that is not finite."""
+    for name, parameter in sorted(trained.items()):
+        assert parameter.grad is not None
+        if not bool(parameter.grad.isfinite().all()):
+            return f"modality {name.partition('.')[0]} ({name})"
+    return "all modalities together (their norm overflows)"

@@ -1,0 +1,169 @@
+"""The fed server: it samples clients, hands out tasks, averages what comes back and decides when transfer starts.
+
+It never sees an input, an activation or the label of a sample. Everything that it knows is in `State`, which is what a checkpoint holds.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from m2fedsa.averaging import Average, Averager, Contribution, weighted_mean
+from m2fedsa.blueprint import FUSED, Blueprint, client_parts, initial_client_tensors
+from m2fedsa.fed_server.phases import transfer_since
+from m2fedsa.losses import smoothed
+from m2fedsa.messages import (
+    Acceptance,
+    ClientInfo,
+    EvaluateTask,
+    GlobalView,
+    RoundPlan,
+    TrainResult,
+    TrainTask,
+)
+from m2fedsa.optimizers import cosine
+from m2fedsa.seeding import derive, derive_seed
+from m2fedsa.state import of_modalities
+
+VELOCITY, PRIOR = "velocity/", "log_prior"
+
+
+class Sampler(Protocol):
+    """Who takes part in a round: names out of `eligible` (sorted by name), drawn with `generator` alone.
+
+    A researcher's own sampler is any callable of this form.
+    """
+
+    def __call__(self, round_number: int, eligible: Sequence[ClientInfo], number: int | None, generator: torch.Generator) -> Sequence[str]:
+        """See the class."""
+
+
+def uniform_sampler(
+    round_number: int,  # noqa: ARG001  (its place in `Sampler`)
+    eligible: Sequence[ClientInfo],
+    number: int | None,
+    generator: torch.Generator,
+) -> Sequence[str]:
+    """`number` clients uniformly without replacement; all where it is None."""
+    if number is None or number >= len(eligible):
+        return [client.name for client in eligible]
+    return sorted(eligible[index].name for index in torch.randperm(len(eligible), generator=generator)[:number].tolist())
+
+
+@dataclass(frozen=True)
+class State:
+    """All that the fed server holds between rounds."""
+
+    round: int
+    tensors: Mapping[str, Tensor]
+    log_prior: Tensor
+    velocity: Mapping[str, Tensor] = field(default_factory=dict)
+    losses: tuple[float, ...] = ()
+    """per round the mean fused loss over samples of several modalities; the last value again where a round had none"""
+    since: int | None = None
+    """first round of the transfer phase"""
+
+    def filed(self) -> dict[str, Tensor]:
+        """The tensors as one flat mapping, for the checkpoint."""
+        return {**self.tensors, PRIOR: self.log_prior, **{VELOCITY + name: value for name, value in self.velocity.items()}}
+
+    def facts(self) -> dict[str, Any]:
+        """What is not a tensor, for the manifest."""
+        return {"losses": list(self.losses), "since": self.since}
+
+    @classmethod
+    def from_filed(cls, round_number: int, flat: Mapping[str, Tensor], facts: Mapping[str, Any]) -> "State":
+        """The inverse of `filed` and `facts`."""
+        velocity = {name.removeprefix(VELOCITY): value for name, value in flat.items() if name.startswith(VELOCITY)}
+        tensors = {name: value for name, value in flat.items() if name != PRIOR and not name.startswith(VELOCITY)}
+        return cls(round_number, tensors, flat[PRIOR], velocity, tuple(facts["losses"]), facts["since"])
+
+
+class FedServer:
+    """The round as the fed server sees it; `state` is replaced, never changed."""
+
+    def __init__(
+        self, blueprint: Blueprint, clients: Sequence[ClientInfo], sampler: Sampler = uniform_sampler, average: Average = weighted_mean
+    ) -> None:
+        """`clients`: the registry, sorted by name."""
+        self.blueprint, self.sampler = blueprint, sampler
+        self.clients = {client.name: client for client in clients}
+        config = blueprint.config
+        self._averager = Averager(config.averaging.rules, blueprint.modalities, config.federation.server_momentum, average)
+        uniform = torch.full((blueprint.classes,), 1.0 / blueprint.classes).log()
+        self.state = State(0, initial_client_tensors(blueprint), uniform)
+
+    def begin_round(self) -> tuple[RoundPlan, list[TrainTask]]:
+        """Plan the next round: its phase, its clients, their tasks."""
+        config, number = self.blueprint.config, self.state.round + 1
+        since = transfer_since(config.transfer.start, number, self.state.losses, self.state.since)
+        rate = config.optimizer.learning_rate
+        if config.optimizer.schedule == "cosine":
+            rate *= cosine(number, config.federation.rounds)
+        phase = "fusion" if since is None else "transfer"
+        eligible = [client for client in self.clients.values() if self._takes_part(client, transfer=since is not None)]
+        chosen = self.sampler(number, eligible, config.federation.clients_per_round, derive(config.seed, "sample", number))
+        roster = {name: self.clients[name].modalities for name in sorted(chosen)}
+        plan = RoundPlan(number, phase, derive_seed(config.seed, "round", number), roster, rate, config.transfer.weights, since)  # type: ignore[arg-type]
+        return plan, [TrainTask(name, plan, self.view(name)) for name in roster]
+
+    def _takes_part(self, client: ClientInfo, transfer: bool) -> bool:
+        """Whoever has something to learn from: labels; in the transfer phase also unlabelled samples of several modalities."""
+        return client.labelled > 0 or (transfer and self.blueprint.config.transfer.unlabelled and client.teachable > 0)
+
+    def view(self, client: str) -> GlobalView:
+        """The global tensors that a client holds."""
+        modalities = self.clients[client].modalities
+        return GlobalView(of_modalities(self.state.tensors, modalities, (FUSED,)), self.state.log_prior, self.state.round)
+
+    def accept(self, plan: RoundPlan, results: Sequence[TrainResult]) -> Acceptance:
+        """Which copies the main server shall average, and with which weights."""
+        return Acceptance(
+            plan.number, {result.client: dict(result.samples) for result in sorted(results, key=lambda result: result.client)}
+        )
+
+    def end_round(self, plan: RoundPlan, results: Sequence[TrainResult]) -> None:
+        """Average the client-side tensors and note the losses."""
+        contributions = [Contribution(result.client, result.tensors, result.samples) for result in results]
+        tensors, velocity = self._averager.apply(self.state.tensors, contributions, self.state.velocity)
+        fused = mean_losses(results).get("fused_multimodal")
+        losses = self.state.losses
+        if fused is not None or losses:
+            losses = (*losses, losses[-1] if fused is None else fused)
+        self.state = replace(self.state, round=plan.number, tensors=tensors, velocity=velocity, losses=losses, since=plan.transfer_since)
+
+    def evaluation(self, split: str) -> list[EvaluateTask]:
+        """Tasks for every client that holds samples of the split."""
+        holders = [client.name for client in self.clients.values() if getattr(client, split) > 0]
+        return [EvaluateTask(name, self.view(name), split) for name in holders]  # type: ignore[arg-type]
+
+    def adopt(self, classifiers: Mapping[str, tuple[Tensor, Tensor]], counts: Tensor | None) -> None:
+        """Take the warm start: C_m per modality, and π from class counts (unless they are None)."""
+        tensors = dict(self.state.tensors)
+        for modality, (weight, bias) in classifiers.items():
+            for part, value in (("weight", weight), ("bias", bias)):
+                name = f"{modality}.classifier.{part}"
+                tensors[name] = value.to(tensors[name].dtype)
+        log_prior = self.state.log_prior if counts is None else smoothed(counts).log().to(self.state.log_prior.dtype)
+        self.state = replace(self.state, tensors=tensors, log_prior=log_prior)
+
+    def restore(self, state: State) -> None:
+        """Go back to a checkpoint; `WeightsError` if its tensors do not fit the settings."""
+        client_parts(self.blueprint, self.blueprint.modalities).load(state.tensors)
+        self.state = state
+
+    def known_clients(self) -> list[dict[str, Any]]:
+        """The registry as plain values."""
+        return [asdict(client) for client in self.clients.values()]
+
+
+def mean_losses(results: Sequence[TrainResult]) -> dict[str, float]:
+    """Means over the round's samples, in the order of the clients' names."""
+    sums: dict[str, tuple[float, int]] = {}
+    for result in sorted(results, key=lambda result: result.client):
+        for name, (total, number) in result.losses.items():
+            so_far, seen = sums.get(name, (0.0, 0))
+            sums[name] = (so_far + total, seen + number)
+    return {name: total / number for name, (total, number) in sums.items() if number}

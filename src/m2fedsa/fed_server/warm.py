@@ -1,0 +1,114 @@
+"""The warm start as the fed server runs it: two exchanges for the classifiers, one more where there are unlabelled samples.
+
+(Section "Warm start" and "Unlabelled samples", closed form.)
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from m2fedsa.fed_server.server import FedServer
+from m2fedsa.messages import ClassSums, Failure, JudgeResult, JudgeTask, Result, SumsResult, SumsTask, Task, Traffic
+from m2fedsa.state import nbytes
+from m2fedsa.warm_start import best, discriminant, total
+
+Ask = Callable[[Sequence[Task]], list[Result | Failure]]
+"""Gives tasks to clients and waits for all answers."""
+
+
+@dataclass(frozen=True)
+class WarmStart:
+    """What the warm start came to."""
+
+    chosen: Mapping[str, tuple[float, float]]
+    """modality -> (shrinkage, scale)"""
+    traffic: Traffic
+    failures: tuple[Failure, ...]
+
+
+def warm_start(server: FedServer, ask: Ask) -> WarmStart:
+    """Set the classifiers and π of the fed server's state from the clients' sums."""
+    config = server.blueprint.config.warm_start
+    holders = sorted(name for name, client in server.clients.items() if client.labelled > 0)
+    sums, first = _sums(server, ask, holders, soft=False)
+    even = total(result.even for result in sums)
+    odd = total(result.odd for result in sums)
+    counts = _ordered_sum([result.counts for result in sums])
+    candidates = {
+        name: tuple(discriminant(one, shrinkage) for shrinkage in config.shrinkages)
+        for name, one in even.items()
+        if float(one.counts.sum()) > 0
+    }
+    server.adopt({}, counts)
+    tables, second = _judge(
+        server, ask, holders, {name: tuple((one.weight, one.bias) for one in many) for name, many in candidates.items()}
+    )
+    chosen = best(tables, config.shrinkages, config.scales)
+    whole = total([even, odd])
+    _adopt(server, whole, chosen)
+    traffic, failures = first.traffic + second.traffic, first.failures + second.failures
+    teachers = sorted(name for name, client in server.clients.items() if client.teachable > 0)
+    if teachers and server.blueprint.config.transfer.closed_form:
+        # Once only: repeated, it drifts away from the labels.
+        everyone = sorted({*holders, *teachers})
+        soft, third = _sums(server, ask, everyone, soft=True)
+        _adopt(server, total(half for result in soft for half in (result.even, result.odd)), chosen)
+        traffic, failures = traffic + third.traffic, failures + third.failures
+    return WarmStart(chosen, traffic, failures)
+
+
+def _adopt(server: FedServer, sums: Mapping[str, ClassSums], chosen: Mapping[str, tuple[float, float]]) -> None:
+    """Refit on all samples, scale, and add the prior to the bias."""
+    classifiers = {}
+    for modality, (shrinkage, scale) in chosen.items():
+        fitted = discriminant(sums[modality], shrinkage)
+        classifiers[modality] = (scale * fitted.weight, scale * fitted.bias + server.state.log_prior.double())
+    server.adopt(classifiers, None)
+
+
+@dataclass(frozen=True)
+class _Exchange:
+    traffic: Traffic
+    failures: tuple[Failure, ...]
+
+
+def _sums(server: FedServer, ask: Ask, clients: Sequence[str], soft: bool) -> tuple[list[SumsResult], _Exchange]:
+    tasks = [SumsTask(name, server.view(name), soft) for name in clients]
+    answers = ask(tasks)
+    results = sorted((one for one in answers if isinstance(one, SumsResult)), key=lambda one: one.client)
+    traffic = sum((one.traffic + Traffic(up=one.nbytes) for one in results), Traffic(down=sum(task.view.nbytes for task in tasks)))
+    return results, _Exchange(traffic, tuple(one for one in answers if isinstance(one, Failure)))
+
+
+def _judge(
+    server: FedServer, ask: Ask, clients: Sequence[str], candidates: Mapping[str, tuple[tuple[Tensor, Tensor], ...]]
+) -> tuple[dict[str, Tensor], _Exchange]:
+    scales = server.blueprint.config.warm_start.scales
+    tasks = [JudgeTask(name, server.view(name), candidates, scales) for name in clients]
+    answers = ask(tasks)
+    results = sorted((one for one in answers if isinstance(one, JudgeResult)), key=lambda one: one.client)
+    tables: dict[str, list[Tensor]] = {}
+    for result in results:
+        for modality, table in result.losses.items():
+            tables.setdefault(modality, []).append(table)
+    sent = sum(
+        nbytes(pair)
+        for task in tasks
+        for name, many in candidates.items()
+        if name in server.clients[task.client].modalities
+        for pair in many
+    )
+    received = sum(nbytes(result.losses.values()) for result in results)
+    traffic = sum((one.traffic for one in results), Traffic(up=received, down=sent + sum(task.view.nbytes for task in tasks)))
+    failures = tuple(one for one in answers if isinstance(one, Failure))
+    return {modality: _ordered_sum(parts) for modality, parts in tables.items()}, _Exchange(traffic, failures)
+
+
+def _ordered_sum(parts: Sequence[Tensor]) -> Tensor:
+    """Sum in float64 in the order given."""
+    result = torch.zeros_like(parts[0], dtype=torch.float64)
+    for part in parts:
+        result = result + part
+    return result

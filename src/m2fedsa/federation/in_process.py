@@ -1,0 +1,57 @@
+"""All clients in one process: a loop over their tasks."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol
+
+from m2fedsa.errors import M2FedSAError
+from m2fedsa.messages import ClientInfo, Failure, Result, Task
+
+
+class Participant(Protocol):
+    """What a client answers to; see `client.Client`."""
+
+    @property
+    def name(self) -> str:
+        """Its name in the registry."""
+
+    def info(self) -> ClientInfo:
+        """Its entry in the registry."""
+
+    def perform(self, task: Task) -> Result:
+        """Do one task."""
+
+    def commit(self, round_number: int) -> None:
+        """Take the local tensors of a round as its own."""
+
+    def restore(self, round_number: int, file: str) -> None:
+        """Take the local tensors of a checkpoint."""
+
+
+class InProcessFederation:
+    """See `federation.port.Federation`."""
+
+    def __init__(self, clients: Sequence[Participant]) -> None:
+        """`clients` in any order."""
+        self._clients = {client.name: client for client in sorted(clients, key=lambda client: client.name)}
+
+    def clients(self) -> Sequence[ClientInfo]:
+        """See `Federation.clients`."""
+        return [client.info() for client in self._clients.values()]
+
+    def run(self, tasks: Sequence[Task]) -> Iterator[Result | Failure]:
+        """One task after the other. What a client raises becomes its failure, unless it is no error of ours."""
+        for task in tasks:
+            try:
+                yield self._clients[task.client].perform(task)
+            except M2FedSAError as error:
+                yield Failure(task.client, type(error).__name__, str(error))
+
+    def commit(self, round_number: int, accepted: Sequence[str]) -> None:
+        """See `Federation.commit`."""
+        for name in accepted:
+            self._clients[name].commit(round_number)
+
+    def restore(self, locals_: Mapping[str, tuple[int, str]]) -> None:
+        """See `Federation.restore`."""
+        for name, (round_number, file) in locals_.items():
+            self._clients[name].restore(round_number, file)

@@ -1,0 +1,173 @@
+"""The losses of a step, on the client.
+
+Legend: B batch, B_m its rows that have modality m, K classes; p_m unimodal logits, s fused logits. Unimodal logits estimate the posterior
+under the global class frequencies π; `adjustment` is log(π_u/π), with which a client's own frequencies π_u take π's place.
+
+A researcher's own loss is any callable of the form of `Loss`: it receives `Predictions` and returns `Losses`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from m2fedsa.data.samples import UNLABELLED
+from m2fedsa.messages import Phase
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a client holds after one forward, and what it knows of its batch."""
+
+    unimodal: Mapping[str, Tensor]
+    """p_m (B_m, K)"""
+    rows: Mapping[str, Tensor]
+    """(B_m,) int64: the batch's rows that have modality m"""
+    fused: Tensor
+    """s (B, K)"""
+    counts: Tensor
+    """M_i (B,): how many modalities of the sample entered fusion"""
+    labels: Tensor
+    """(B,) int64, `UNLABELLED` where there is none"""
+    adjustment: Tensor
+    """(K,): log(π_u/π); zero where the loss is not prior-adjusted"""
+    teachers: Mapping[str, Tensor]
+    """m -> s̄ (B, K): fixed teacher logits of unlabelled samples, NaN elsewhere; no modality where there are none"""
+    teacher_adjustments: Mapping[str, Tensor]
+    """m -> (K,): log(π̄_u/π)"""
+
+
+@dataclass(frozen=True)
+class Losses:
+    """`total` is differentiated; the others are reported: per-sample means over the samples they are of, with their number."""
+
+    total: Tensor
+    reported: Mapping[str, tuple[Tensor, int]]
+
+
+class Loss(Protocol):
+    """The loss of one batch in one phase, with the weights λ of the transfer phase."""
+
+    def __call__(self, predictions: Predictions, phase: Phase, weights: tuple[float, float, float]) -> Losses:
+        """See the class."""
+
+
+def fused_logits(
+    correction: Tensor, unimodal: Mapping[str, Tensor], rows: Mapping[str, Tensor], entering: Tensor, log_prior: Tensor, *, late: bool
+) -> Tensor:
+    """s = C_f(f) + Σ_m p_m − (M_i − 1) log π, over the modalities that enter fusion (B, K); `late = False`: C_f(f) alone.
+
+    `entering` (B, M) has its columns in the order of `unimodal`. (Section "Fusion".)
+    """
+    if not late:
+        return correction
+    total = correction
+    for column, (modality, logits) in enumerate(unimodal.items()):
+        index = rows[modality]
+        present = entering[index, column]
+        if not bool(present.all()):
+            index, logits = index[present], logits[present]
+        total = total.index_add(0, index, logits)
+    spare = entering.sum(1, keepdim=True).to(log_prior.dtype) - 1
+    return total - spare * log_prior
+
+
+def step_loss(predictions: Predictions, phase: Phase, weights: tuple[float, float, float]) -> Losses:
+    """The loss of the specification. (Section "One training step", step 3.)
+
+    Fusion phase: Σ_m ce_m + ce_s. Transfer phase: Σ_m [λ1 (ce_m + ce_s / M_i) + λ2 ℓ_dt,m], to which the main server adds λ3 ℓ_ft,m;
+    and for unlabelled samples Σ_m mean KL(s̄ ‖ p_m), both under the client's soft class frequencies.
+    """
+    labels, counts = predictions.labels, predictions.counts
+    labelled = labels != UNLABELLED
+    zero = predictions.fused.sum() * 0.0
+    total, reported = zero, {}
+    # Unlabelled rows get class 0 here and are masked out below: one kernel for any mixture.
+    safe = labels.clamp(min=0)
+    fused_ce = functional.cross_entropy(predictions.fused + predictions.adjustment, safe, reduction="none")
+    fused_mean = _mean(fused_ce, labelled)
+    if fused_mean is not None:
+        reported["fused"] = (fused_mean.detach(), int(labelled.sum()))
+        several = labelled & (counts > 1)
+        mean_several = _mean(fused_ce.detach(), several)
+        if mean_several is not None:
+            reported["fused_multimodal"] = (mean_several, int(several.sum()))
+        if phase == "fusion":
+            total = total + fused_mean
+    for modality, logits in predictions.unimodal.items():
+        index = predictions.rows[modality]
+        known = labelled[index]
+        ce = _mean(functional.cross_entropy(logits + predictions.adjustment, safe[index], reduction="none"), known)
+        if ce is not None:
+            reported[modality] = (ce.detach(), int(known.sum()))
+        if phase == "fusion":
+            total = total if ce is None else total + ce
+        else:
+            total = total + _transfer(predictions, modality, ce, fused_ce, fused_mean, weights)
+    return Losses(total, reported)
+
+
+def _transfer(
+    predictions: Predictions,
+    modality: str,
+    ce: Tensor | None,
+    fused_ce: Tensor,
+    fused_mean: Tensor | None,
+    weights: tuple[float, float, float],
+) -> Tensor:
+    """One modality's share of the transfer phase's loss, without the feature-level term."""
+    index, logits = predictions.rows[modality], predictions.unimodal[modality]
+    known, counts = predictions.labels[index] != UNLABELLED, predictions.counts[index]
+    share = logits.sum() * 0.0
+    if ce is not None and fused_mean is not None:
+        fused_share = _mean(fused_ce[index] / counts, known)
+        assert fused_share is not None
+        share = share + weights[0] * (ce + fused_share)
+        taught = _mean(decision_transfer(predictions.fused[index], logits), known & (counts > 1))
+        if taught is not None:
+            # A constant with a floor: it tends to zero on well-fitted samples, and the term would run away.
+            share = share + weights[1] * taught / (ce + fused_mean).detach().clamp(min=1.0)
+    if modality in predictions.teachers:
+        share = share + _unlabelled(predictions, modality)
+    return share
+
+
+def decision_transfer(teacher: Tensor, student: Tensor) -> Tensor:
+    """KL(softmax(s) ‖ softmax(p_m)) per sample (B,), s constant. (Section "One training step", ℓ_dt.)"""
+    target = functional.log_softmax(teacher.detach(), dim=1)
+    return functional.kl_div(functional.log_softmax(student, dim=1), target, reduction="none", log_target=True).sum(1)
+
+
+def _unlabelled(predictions: Predictions, modality: str) -> Tensor:
+    """Mean KL(softmax(s̄ + log π̄_u/π) ‖ softmax(p_m + log π̄_u/π)) over the rows that have a teacher."""
+    index = predictions.rows[modality]
+    teacher, adjustment = predictions.teachers[modality][index], predictions.teacher_adjustments[modality]
+    taught = ~teacher[:, 0].isnan()
+    mean = _mean(decision_transfer(teacher.nan_to_num() + adjustment, predictions.unimodal[modality] + adjustment), taught)
+    return predictions.unimodal[modality].sum() * 0.0 if mean is None else mean
+
+
+def _mean(values: Tensor, mask: Tensor) -> Tensor | None:
+    """Mean of the values under the mask; None where it is empty."""
+    number = int(mask.sum())
+    return None if number == 0 else torch.where(mask, values, 0.0).sum() / number
+
+
+def feature_transfer(token: Tensor, teacher: Tensor) -> Tensor:
+    """ℓ_ft,m = 1 − mean cos(t_m, f_att), f_att constant; both (B, F). The main server computes it. (Section "One training step".)"""
+    return 1.0 - functional.cosine_similarity(token, teacher.detach(), dim=1).mean()
+
+
+def class_frequencies(labels: Tensor, classes: int) -> Tensor:
+    """π_u (K,): a client's class frequencies over its labelled samples, smoothed by 0.5 per class."""
+    counts = torch.bincount(labels[labels != UNLABELLED], minlength=classes).to(torch.get_default_dtype())
+    return smoothed(counts)
+
+
+def smoothed(counts: Tensor) -> Tensor:
+    """Frequencies (K,) from counts (K,), smoothed by 0.5 per class."""
+    frequencies: Tensor = (counts + 0.5) / (counts.sum() + 0.5 * len(counts))
+    return frequencies

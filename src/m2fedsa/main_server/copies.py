@@ -1,0 +1,158 @@
+"""One client's copies of the task adapters and of fusion, and a step on them.
+
+Legend: B batch, B_m its rows that have modality m, T tokens, D_h width at the cut, D_z pooled width, F fusion width, M modalities.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from m2fedsa.blueprint import FUSION, Blueprint, Parts
+from m2fedsa.errors import DivergedError, ProtocolError
+from m2fedsa.losses import feature_transfer
+from m2fedsa.messages import ActivationGradients, Activations, Gradients, RoundPlan
+from m2fedsa.models.cut import Tail
+from m2fedsa.models.fusion import Fusion, FusionOutput
+from m2fedsa.optimizers import adamw, clip
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What a forward leaves behind for its backward."""
+
+    activations: Activations
+    hidden: Mapping[str, Tensor]
+    pooled: Mapping[str, Tensor]
+    fusion: FusionOutput
+
+
+@dataclass
+class Copies:
+    """Trainable parts with an optimiser, and the step that is under way."""
+
+    blueprint: Blueprint
+    tails: Mapping[str, Tail]
+    parts: Parts
+    optimizer: torch.optim.Optimizer | None = None
+    trained: set[str] = field(default_factory=set)
+    """names of the tensors that had a gradient in some step"""
+    steps: int = 0
+
+    def prepare(self, plan: RoundPlan, client: str | None) -> None:
+        """Ready for training: fusion frozen in the transfer phase, dropout on, a fresh optimiser."""
+        config = self.blueprint.config
+        self.parts.freeze(self._fusion_names() if plan.phase == "transfer" else [])
+        self.parts.training(plan.seed, client, "main server")
+        adapters = [p for name, p in self.parts.tensors.items() if p.requires_grad and ".ta." in name]
+        fusion = [p for name, p in self.parts.tensors.items() if p.requires_grad and ".ta." not in name]
+        rates = [(adapters, 1.0), (fusion, config.optimizer.fusion_factor)]
+        groups = [{"params": parameters, "lr": plan.learning_rate * factor} for parameters, factor in rates if parameters]
+        self.optimizer = adamw(groups, config.optimizer.weight_decay) if groups else None
+
+    def _fusion_names(self) -> list[str]:
+        return [f"{FUSION}.", *(f"{modality}.{part}." for modality in self.blueprint.modalities for part in ("token", "bilinear"))]
+
+    def forward(self, activations: Activations, plan: RoundPlan) -> Pass:
+        """z_m = pool(tail_m(a_m; TA_m)), then fusion, with their graph. (Step 2, "forward".)"""
+        self.parts.clear()
+        hidden = {name: one.hidden.detach().requires_grad_() for name, one in activations.modalities.items()}
+        pooled = encode(self.tails, self.parts, activations, hidden)
+        for modality, z in pooled.items():
+            if not bool(z.detach().isfinite().all()):
+                raise DivergedError(
+                    f"main server, round {plan.number}, step {self.steps + 1}: features of modality {modality} are not finite."
+                )
+        detach = plan.phase == "fusion" and not self.blueprint.config.fusion.gradient_to_encoders
+        into = {name: z.detach() for name, z in pooled.items()} if detach else pooled
+        rows = {name: one.rows for name, one in activations.modalities.items()}
+        return Pass(activations, hidden, pooled, fuse(self.parts, self.blueprint.modalities, into, rows, activations.entering))
+
+    def backward(self, done: Pass, gradients: Gradients, plan: RoundPlan) -> ActivationGradients:
+        """Back through fusion and tails, clip, step; ∂L/∂a_m. (Step 4, "backward".)"""
+        self.steps += 1
+        roots, directions = self._roots(done, gradients)
+        if plan.phase == "transfer" and plan.weights[2] > 0:
+            for term in self._feature_terms(done):
+                roots.append(term)
+                directions.append(torch.full_like(term, plan.weights[2]))
+        torch.autograd.backward(roots, directions)
+        trained = self.parts.trained()
+        if trained:
+            norm = clip(trained.values(), self.blueprint.config.optimizer.clip_norm)
+            if not math.isfinite(norm):
+                culprit = next(
+                    (name for name, p in sorted(trained.items()) if p.grad is not None and not bool(p.grad.isfinite().all())), "their norm"
+                )
+                raise DivergedError(f"main server, round {plan.number}, step {self.steps}: a gradient is not finite ({culprit}).")
+            assert self.optimizer is not None
+            self.optimizer.step()
+            self.trained |= set(trained)
+        return ActivationGradients({name: _gradient(hidden) for name, hidden in done.hidden.items()})
+
+    def _roots(self, done: Pass, gradients: Gradients) -> tuple[list[Tensor], list[Tensor]]:
+        if list(gradients.pooled) != list(done.pooled):
+            raise ProtocolError(f"gradients of {sorted(gradients.pooled)} answer features of {sorted(done.pooled)}.")
+        roots = [*done.pooled.values()]
+        directions = [*gradients.pooled.values()]
+        if done.fusion.fused.requires_grad:
+            roots.append(done.fusion.fused)
+            directions.append(gradients.fused)
+        for root, direction in zip(roots, directions, strict=True):
+            if root.shape != direction.shape:
+                raise ProtocolError(f"a gradient of shape {tuple(direction.shape)} answers features of shape {tuple(root.shape)}.")
+        return roots, directions
+
+    def _feature_terms(self, done: Pass) -> list[Tensor]:
+        """ℓ_ft,m of each modality over the samples of several modalities."""
+        several = done.activations.entering.sum(1) > 1
+        terms = []
+        for modality, activation in done.activations.modalities.items():
+            taught = several[activation.rows]
+            if bool(taught.any()):
+                teacher = done.fusion.attention[activation.rows][taught]
+                terms.append(feature_transfer(done.fusion.tokens[modality][taught], teacher))
+        return terms
+
+
+def encode(tails: Mapping[str, Tail], parts: Parts, activations: Activations, hidden: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """z_m (B_m, D_z) of every modality of the message."""
+    return {
+        modality: tails[modality](hidden[modality], activation.mask, activation.inputs, parts.modules.get(f"{modality}.ta"))
+        for modality, activation in activations.modalities.items()
+    }
+
+
+def fuse(
+    parts: Parts, modalities: Sequence[str], pooled: Mapping[str, Tensor], rows: Mapping[str, Tensor], entering: Tensor
+) -> FusionOutput:
+    """Fusion over what enters; the columns of `entering` (B, M of the message) are spread to all modalities of the run."""
+    whole = torch.zeros(len(entering), len(modalities), dtype=torch.bool, device=entering.device)
+    whole[:, [modalities.index(name) for name in rows]] = entering
+    output: FusionOutput = fusion_of(parts)(pooled, rows, whole)
+    return output
+
+
+def fusion_of(parts: Parts) -> Fusion:
+    """The fusion network among the parts."""
+    fusion = parts.modules[FUSION]
+    assert isinstance(fusion, Fusion)
+    return fusion
+
+
+def fuse_members(
+    parts: Parts, modalities: Sequence[str], pooled: Mapping[str, Tensor], rows: Mapping[str, Tensor], entering: Tensor, member: Tensor
+) -> Tensor:
+    """f of the rows that are members of a subset alone, (number of members, F)."""
+    if not bool(member.any()):
+        return torch.zeros(0, fusion_of(parts).width)
+    place = member.cumsum(0) - 1
+    kept = {name: member[index] for name, index in rows.items()}
+    few = {name: pooled[name][keep] for name, keep in kept.items()}
+    return fuse(parts, modalities, few, {name: place[rows[name][keep]] for name, keep in kept.items()}, entering[member]).fused
+
+
+def _gradient(tensor: Tensor) -> Tensor:
+    return torch.zeros_like(tensor) if tensor.grad is None else tensor.grad

@@ -1,0 +1,251 @@
+"""The main server: global task adapters and fusion, a set of copies per client of the round, and the round's begin, end, commit, abort."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from m2fedsa.averaging import Average, Averager, Contribution, weighted_mean
+from m2fedsa.blueprint import Blueprint, initial_server_tensors, server_parts
+from m2fedsa.errors import ProtocolError
+from m2fedsa.main_server.copies import Copies, Pass, encode, fuse_members
+from m2fedsa.messages import (
+    Acceptance,
+    ActivationGradients,
+    Activations,
+    Averaged,
+    EvaluationReply,
+    EvaluationRequest,
+    Features,
+    Gradients,
+    RoundPlan,
+)
+from m2fedsa.models.cut import Tail
+from m2fedsa.state import fingerprints, snapshot
+from m2fedsa.storage import Store
+
+VELOCITY, LOCAL = "velocity/", "local/"
+"""How tensors that are not global ones are filed in the checkpoint."""
+
+
+@dataclass(frozen=True)
+class State:
+    """Everything that the main server holds between rounds."""
+
+    round: int
+    tensors: Mapping[str, Tensor]
+    velocity: Mapping[str, Tensor] = field(default_factory=dict)
+    local: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    """client -> tensors that a rule keeps from averaging"""
+
+    def seen_by(self, client: str) -> dict[str, Tensor]:
+        """The tensors that a client's copies start from."""
+        return {**self.tensors, **self.local.get(client, {})}
+
+    def filed(self) -> dict[str, Tensor]:
+        """As one flat mapping, for the checkpoint."""
+        flat = dict(self.tensors)
+        flat |= {VELOCITY + name: value for name, value in self.velocity.items()}
+        flat |= {f"{LOCAL}{client}/{name}": value for client, tensors in self.local.items() for name, value in tensors.items()}
+        return flat
+
+    @classmethod
+    def from_filed(cls, round_number: int, flat: Mapping[str, Tensor]) -> "State":
+        """The inverse of `filed`."""
+        local: dict[str, dict[str, Tensor]] = {}
+        for name, value in flat.items():
+            if name.startswith(LOCAL):
+                client, _, tensor = name.removeprefix(LOCAL).rpartition("/")
+                local.setdefault(client, {})[tensor] = value
+        velocity = {name.removeprefix(VELOCITY): value for name, value in flat.items() if name.startswith(VELOCITY)}
+        return cls(round_number, {name: value for name, value in flat.items() if not name.startswith((VELOCITY, LOCAL))}, velocity, local)
+
+
+class MainServer:
+    """Serves sessions of the round that was begun, and evaluations of the tensors in force or prepared."""
+
+    store: Store | None = None
+    """where its checkpoint lies; None to keep none"""
+
+    def __init__(self, blueprint: Blueprint, tails: Mapping[str, Tail], average: Average = weighted_mean) -> None:
+        """`tails`: per modality."""
+        self._blueprint, self._tails = blueprint, tails
+        config = blueprint.config
+        self._averager = Averager(config.averaging.rules, blueprint.modalities, config.federation.server_momentum, average)
+        self._in_force = State(0, initial_server_tensors(blueprint))
+        self._prepared: State | None = None
+        self._plan: RoundPlan | None = None
+        self._copies: dict[str, Copies] = {}
+        self._shared: Copies | None = None
+        self._closed: set[str] = set()
+        self._serving: tuple[str, int, Copies] | None = None
+
+    # --- sessions -------------------------------------------------------------------------------------------------------------------
+
+    def session(self, client: str, round_number: int) -> "ServerSession":
+        """See `links.port.Link.session`. A client that opens its part again starts again from the global tensors."""
+        plan = self._plan
+        if plan is None or plan.number != round_number:
+            raise ProtocolError(
+                f"client {client} asks for round {round_number}, but {'no round' if plan is None else f'round {plan.number}'} is open."
+            )
+        if client not in plan.roster:
+            raise ProtocolError(f"client {client} is not on the roster of round {round_number}.")
+        self._closed.discard(client)
+        self._copies[client] = self._open(client, plan)
+        return ServerSession(self, client, plan, self._copies[client])
+
+    def _open(self, client: str, plan: RoundPlan) -> Copies:
+        if self._shared is not None:
+            return self._shared
+        copies = self._make(self._in_force.seen_by(client))
+        copies.prepare(plan, client)
+        return copies
+
+    def _make(self, tensors: Mapping[str, Tensor]) -> Copies:
+        parts = server_parts(self._blueprint)
+        parts.load(tensors)
+        return Copies(self._blueprint, self._tails, parts)
+
+    def close(self, client: str, in_order: bool) -> None:
+        """A session ended; only one that ended in order can count."""
+        if in_order:
+            self._closed.add(client)
+        else:
+            self._copies.pop(client, None)
+
+    @torch.no_grad()
+    def evaluate(self, client: str, request: EvaluationRequest) -> EvaluationReply:
+        """See `links.port.Link.evaluate`."""
+        copies = self._serving_copies(client, request.at)
+        activations = request.activations
+        hidden = {name: one.hidden for name, one in activations.modalities.items()}
+        pooled = encode(self._tails, copies.parts, activations, hidden)
+        rows = {name: one.rows for name, one in activations.modalities.items()}
+        fused = {}
+        for subset in request.subsets:
+            entering, member = activations.restricted(subset)
+            fused[subset] = fuse_members(copies.parts, self._blueprint.modalities, pooled, rows, entering, member)
+        return EvaluationReply(pooled, fused)
+
+    def _serving_copies(self, client: str, round_number: int) -> Copies:
+        state = next((state for state in (self._in_force, self._prepared) if state is not None and state.round == round_number), None)
+        if state is None:
+            raise ProtocolError(
+                f"client {client} asks for the tensors after round {round_number}; round {self._in_force.round} is in force."
+            )
+        key = client if client in state.local else ""
+        if self._serving is None or self._serving[:2] != (key, round_number):
+            self._serving = (key, round_number, self._make(state.seen_by(client)))
+        return self._serving[2]
+
+    # --- rounds ---------------------------------------------------------------------------------------------------------------------
+
+    def begin(self, plan: RoundPlan) -> None:
+        """See `coordination.port.Coordination.begin`."""
+        if plan.number != self._in_force.round + 1:
+            raise ProtocolError(f"round {plan.number} cannot begin: round {self._in_force.round} is in force.")
+        self.abort(plan.number)
+        self._plan = plan
+        if self._blueprint.config.federation.server_update == "in_turn":
+            self._shared = self._make(self._in_force.tensors)
+            self._shared.prepare(plan, None)
+
+    def end(self, acceptance: Acceptance) -> Averaged:
+        """See `coordination.port.Coordination.end`."""
+        if self._plan is None or self._plan.number != acceptance.round:
+            raise ProtocolError(f"round {acceptance.round} cannot end: it was not begun.")
+        if self._prepared is None or self._prepared.round != acceptance.round:
+            unfinished = sorted(set(acceptance.samples) - self._closed)
+            if unfinished:
+                raise ProtocolError(f"round {acceptance.round} cannot end: the sessions of {', '.join(unfinished)} did not close in order.")
+            self._prepared = self._average(acceptance)
+        state = self._prepared
+        file = None if self.store is None else self.store.write(state.round, state.filed())
+        return Averaged(state.round, fingerprints(state.tensors), file)
+
+    def _average(self, acceptance: Acceptance) -> State:
+        contributions = [
+            Contribution(
+                client, {name: self._copies[client].parts.tensors[name].detach() for name in self._copies[client].trained}, samples
+            )
+            for client, samples in sorted(acceptance.samples.items())
+        ]
+        if self._shared is not None:
+            # In turn there is one copy and nothing to average over clients; the rule over modalities still holds.
+            whole = dict.fromkeys(self._shared.parts.tensors, 1)
+            contributions = [
+                Contribution("in turn", snapshot({name: self._shared.parts.tensors[name] for name in self._shared.trained}), whole)
+            ]
+        tensors, velocity = self._averager.apply(self._in_force.tensors, contributions, self._in_force.velocity)
+        local = dict(self._in_force.local)
+        for one in contributions:
+            kept = {name: value.clone() for name, value in one.tensors.items() if self._averager.is_local(name)}
+            if kept:
+                local[one.client] = {**local.get(one.client, {}), **kept}
+        return State(acceptance.round, tensors, velocity, local)
+
+    def commit(self, round_number: int) -> None:
+        """See `coordination.port.Coordination.commit`."""
+        if self._in_force.round == round_number:
+            return
+        if self._prepared is None or self._prepared.round != round_number:
+            raise ProtocolError(f"round {round_number} cannot commit: it was not prepared.")
+        self._in_force = self._prepared
+        self.abort(round_number)
+        if self.store is not None:
+            self.store.keep(round_number)
+
+    def abort(self, round_number: int) -> None:  # noqa: ARG002  (there is one round at a time in process)
+        """See `coordination.port.Coordination.abort`."""
+        self._plan, self._prepared, self._shared = None, None, None
+        self._copies.clear()
+        self._closed.clear()
+
+    def fingerprints(self) -> Mapping[str, list[object]]:
+        """See `coordination.port.Coordination.fingerprints`."""
+        return fingerprints(self._in_force.tensors)
+
+    def restore(self, round_number: int, file: str) -> None:
+        """See `coordination.port.Coordination.restore`."""
+        assert self.store is not None
+        state = State.from_filed(round_number, self.store.read(round_number, file))
+        server_parts(self._blueprint).load(state.tensors)
+        self.abort(round_number)
+        self._in_force, self._serving = state, None
+        self.store.keep(round_number)
+
+
+class ServerSession:
+    """One client's part in one round, on the main server."""
+
+    def __init__(self, server: MainServer, client: str, plan: RoundPlan, copies: Copies) -> None:
+        """Made by `MainServer.session`."""
+        self._server, self._client, self._plan, self._copies = server, client, plan, copies
+        self._pass: Pass | None = None
+
+    def forward(self, activations: Activations) -> Features:
+        """See `links.port.Session.forward`."""
+        if self._pass is not None:
+            raise ProtocolError(f"client {self._client} sent a forward while the gradients of the last one are due.")
+        foreign = sorted(set(activations.modalities) - set(self._plan.roster[self._client]))
+        if foreign:
+            raise ProtocolError(f"client {self._client} sent activations of {', '.join(foreign)}, which it was not announced with.")
+        self._pass = self._copies.forward(activations, self._plan)
+        return Features({name: z.detach() for name, z in self._pass.pooled.items()}, self._pass.fusion.fused.detach())
+
+    def backward(self, gradients: Gradients) -> ActivationGradients:
+        """See `links.port.Session.backward`."""
+        if self._pass is None:
+            raise ProtocolError(f"client {self._client} sent gradients, but no forward waits for them.")
+        done, self._pass = self._pass, None
+        return self._copies.backward(done, gradients, self._plan)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self._server.close(self._client, in_order=kind is None and self._pass is None)

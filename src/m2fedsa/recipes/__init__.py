@@ -1,0 +1,26 @@
+"""Named configurations: functions that return one `Config`, so that a line of Python or a file of TOML can start from them."""
+
+import difflib
+from collections.abc import Callable
+
+from m2fedsa.config import Config
+from m2fedsa.errors import ConfigError
+from m2fedsa.recipes.digits import digits, few_labels, match
+
+RECIPES: dict[str, Callable[..., Config]] = {"digits": digits, "match": match, "few_labels": few_labels}
+
+__all__ = ["RECIPES", "digits", "few_labels", "match", "named", "summaries"]
+
+
+def summaries() -> dict[str, str]:
+    """name -> the first line of what its function says of itself."""
+    return {name: (recipe.__doc__ or "").strip().partition("\n")[0] for name, recipe in RECIPES.items()}
+
+
+def named(name: str) -> Config:
+    """The settings of a recipe; `ConfigError` names the nearest if there is none of this name."""
+    if name not in RECIPES:
+        near = difflib.get_close_matches(name, RECIPES, n=1)
+        advice = f"Did you mean {near[0]}?" if near else f"There are {', '.join(RECIPES)}; a file's name ends in .toml."
+        raise ConfigError(f"unknown recipe {name!r}. {advice}")
+    return RECIPES[name]()

@@ -1,0 +1,286 @@
+"""A run: the warm start, the rounds, the figures.
+
+for each round:
+    1. the fed server plans it and makes the tasks       (who, which tensors, which phase, which seed)
+    2. the clients train, each through its link to the main server
+    3. both servers average exactly the accepted clients
+    4. the round is written down and commits on both servers, or on neither
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from m2fedsa.assembly import Extensions, Parties, assemble, cpu_threads
+from m2fedsa.averaging import Average, weighted_mean
+from m2fedsa.checkpoint import Manifest
+from m2fedsa.config import Config
+from m2fedsa.data.samples import FederatedData
+from m2fedsa.errors import Interrupted, RunDirectoryError, RunError
+from m2fedsa.fed_server import Sampler, uniform_sampler
+from m2fedsa.fed_server.server import State, mean_losses
+from m2fedsa.fed_server.warm import warm_start
+from m2fedsa.figures import Accounts, Evaluated, facts_of, failure_records, reported_losses, result_record
+from m2fedsa.losses import Loss, step_loss
+from m2fedsa.messages import EvaluateResult, Failure, RoundPlan, Task, Traffic, TrainResult
+from m2fedsa.messages import Result as Answer
+from m2fedsa.reporting.progress import Progress
+from m2fedsa.reporting.records import RoundRecord, WarmStartRecord
+from m2fedsa.reporting.run_directory import RunDirectory, read_warm_start
+from m2fedsa.result import Result
+from m2fedsa.state import digest, fingerprints
+from m2fedsa.storage import Store
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def run(
+    config: Config,
+    *,
+    out: Path | str | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
+    data: FederatedData | None = None,
+    encoders: "Mapping[str, PreTrainedModel] | None" = None,
+    loss: Loss = step_loss,
+    average: Average = weighted_mean,
+    sampler: Sampler = uniform_sampler,
+) -> Result:
+    """Run a federation in this process.
+
+    `out`: the run directory; None keeps nothing on disk. `resume`: go on from the checkpoint in `out`. `progress`: who is told how it
+    goes. The others replace a part by a researcher's own; see `data.samples.FederatedData`, `losses.Loss`, `averaging.Average`,
+    `fed_server.Sampler`.
+
+    Raises `InputError` for what cannot be used, before any training and without leaving a directory behind; `Interrupted` on Ctrl-C,
+    after which `out` can be resumed; `RunError` if the run cannot go on.
+    """
+    directory = None
+    if out is not None:
+        directory = RunDirectory.resume(out, config) if resume else RunDirectory.create(config, out)
+    extensions = Extensions(data, encoders, loss, average, sampler)
+    return run_in(directory, config, extensions, progress or _Silent(), resume)
+
+
+def run_in(directory: RunDirectory | None, config: Config, extensions: Extensions, progress: Progress, resume: bool = False) -> Result:
+    """Run, or go on, in a directory that was checked before; see `run`."""
+    with cpu_threads(config.compute.threads):
+        training = Training(assemble(config, extensions), progress, directory)
+        try:
+            if resume:
+                training.restore()
+            else:
+                training.begin()
+            while training.round < config.federation.rounds:
+                training.next_round()
+            return training.finish()
+        except KeyboardInterrupt:
+            training.stop()
+            raise Interrupted(training.how_to_resume()) from None
+        finally:
+            if directory is not None:
+                directory.close()
+
+
+class Training:
+    """The state of a run between two rounds, and the steps from one to the next."""
+
+    def __init__(self, parties: Parties, progress: Progress, directory: RunDirectory | None) -> None:
+        """Nothing is written or trained yet."""
+        self.parties, self.progress, self.directory = parties, progress, directory
+        self.config = parties.blueprint.config
+        self.history: list[RoundRecord] = []
+        self.accounts = Accounts()
+        self.locals: dict[str, tuple[int, str]] = {}
+        self.warm: WarmStartRecord | None = None
+
+    @property
+    def round(self) -> int:
+        """The last round that is part of the run."""
+        return self.parties.fed_server.state.round
+
+    # --- before the first round -----------------------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Make the run directory, and the warm start if the settings ask for one."""
+        facts = facts_of(self.parties)
+        if self.directory is not None:
+            self.directory.begin(facts)
+            self.parties.keep_in(self.directory.checkpoint)
+        self.progress.started(facts)
+        if self.config.federation.warm_start:
+            self._warm_start()
+        self._checkpoint(None)
+
+    def _warm_start(self) -> None:
+        began = time.monotonic()
+        outcome = warm_start(self.parties.fed_server, lambda tasks: self._ask(tasks, "warm start"))
+        if not outcome.chosen:
+            raise RunError(f"the warm start failed at every client; the first said: {outcome.failures[0].message}")
+        seconds = time.monotonic() - began
+        samples = sum(client.labelled for client in self.parties.fed_server.clients.values())
+        self.warm = {
+            "metrics": self._evaluate("validation").metrics,
+            "test": self._evaluate("test").metrics,
+            "bytes": {"up": outcome.traffic.up, "down": outcome.traffic.down},
+            "seconds": round(seconds, 3),
+            "samples": samples,
+            "chosen": {name: {"shrinkage": shrinkage, "scale": scale} for name, (shrinkage, scale) in outcome.chosen.items()},
+            "failures": failure_records(outcome.failures),
+        }
+        if self.directory is not None:
+            self.directory.warm_started(self.warm)
+        self.progress.warm_started(self.warm)
+
+    def restore(self) -> None:
+        """Go back to the checkpoint of the run directory, or to the beginning if there is none yet."""
+        assert self.directory is not None
+        manifest = Manifest.read(self.directory.checkpoint)
+        if manifest is None:
+            self.directory.cut_back(0)
+            self.begin()
+            return
+        self.parties.keep_in(self.directory.checkpoint)
+        flat = self._store().read(manifest.round, manifest.fed_server)
+        self.parties.fed_server.restore(State.from_filed(manifest.round, flat, manifest.state["fed_server"]))
+        if manifest.main_server is not None:
+            self.parties.coordination.restore(manifest.round, manifest.main_server)
+        self.parties.federation.restore(manifest.clients)
+        self._check_digest(manifest)
+        self.locals = dict(manifest.clients)
+        self.accounts = Accounts.from_plain(manifest.state["accounts"])
+        self.history = self.directory.cut_back(manifest.round)
+        self.warm = read_warm_start(self.directory.path)
+        self.progress.started(facts_of(self.parties), manifest.round)
+
+    def _check_digest(self, manifest: Manifest) -> None:
+        found = self.digest()
+        if found != manifest.digest:
+            raise RunDirectoryError(
+                f"{self._checkpoint_directory()}: the tensors have the digest {found[:16]}…, but the manifest names "
+                f"{manifest.digest[:16]}…. Files of several checkpoints were mixed; restore them from one copy."
+            )
+
+    # --- a round --------------------------------------------------------------------------------------------------------------------
+
+    def next_round(self) -> None:
+        """One round, as in the four steps at the head of this file."""
+        began = time.monotonic()
+        server, coordination = self.parties.fed_server, self.parties.coordination
+        plan, tasks = server.begin_round()
+        coordination.begin(plan)
+        answers = self._ask(tasks, "training")
+        results = [answer for answer in answers if isinstance(answer, TrainResult)]
+        failures = [answer for answer in answers if isinstance(answer, Failure)]
+        if not results:
+            coordination.abort(plan.number)
+            raise RunError(_nobody(plan, failures))
+        averaged = coordination.end(server.accept(plan, results))
+        server.end_round(plan, results)
+        evaluated = self._evaluate("validation") if self._is_due(plan.number) else None
+        self._book(plan, results, failures, evaluated, time.monotonic() - began)
+        self._checkpoint(averaged.file, averaged.prints)
+        coordination.commit(plan.number)
+        self.parties.federation.commit(plan.number, [result.client for result in results])
+        self.progress.round_done(self.history[-1])
+
+    def _ask(self, tasks: Sequence[Task], what: str) -> list[Answer | Failure]:
+        answers: list[Answer | Failure] = []
+        for answer in self.parties.federation.run(tasks):
+            answers.append(answer)
+            self.progress.client_done(len(answers), len(tasks), what)
+        return answers
+
+    def _is_due(self, number: int) -> bool:
+        return number % self.config.evaluation.every == 0 or number == self.config.federation.rounds
+
+    def _book(
+        self, plan: RoundPlan, results: Sequence[TrainResult], failures: Sequence[Failure], evaluated: Evaluated | None, seconds: float
+    ) -> None:
+        traffic = sum((result.traffic for result in results), Traffic())
+        record: RoundRecord = {
+            "round": plan.number,
+            "phase": plan.phase,
+            "clients": sorted(result.client for result in results),
+            "loss": reported_losses(mean_losses(results), self.parties.blueprint.modalities),
+            "bytes": {"up": traffic.up, "down": traffic.down},
+            "seconds": round(seconds, 3),
+            "metrics": None if evaluated is None else evaluated.metrics,
+        }
+        if failures:
+            record["failures"] = failure_records(failures)
+        self.history.append(record)
+        self.accounts.book(results)
+        self.locals |= {result.client: (plan.number, result.local) for result in results if result.local is not None}
+        if self.directory is not None:
+            self.directory.append(record)
+
+    def _evaluate(self, split: str) -> Evaluated:
+        answers = self._ask(self.parties.fed_server.evaluation(split), f"{split} samples")
+        failed = [answer for answer in answers if isinstance(answer, Failure)]
+        if failed:
+            raise RunError(f"client {failed[0].client} could not evaluate its {split} samples: {failed[0].message}")
+        return Evaluated.of([answer for answer in answers if isinstance(answer, EvaluateResult)])
+
+    # --- what survives --------------------------------------------------------------------------------------------------------------
+
+    def _checkpoint(self, main_server: str | None, prints: Mapping[str, list[object]] | None = None) -> None:
+        """Write the fed server's part and the manifest that puts the round in force."""
+        if self.directory is None:
+            return
+        state = self.parties.fed_server.state
+        file = self._store().write(state.round, state.filed())
+        facts = {"fed_server": state.facts(), "accounts": self.accounts.plain()}
+        Manifest(state.round, file, main_server, self.locals, self.digest(prints), facts).write(self._checkpoint_directory())
+        self._store().keep(state.round)
+
+    def _store(self) -> Store:
+        return Store(self._checkpoint_directory() / "fed_server")
+
+    def _checkpoint_directory(self) -> Path:
+        assert self.directory is not None
+        return self.directory.checkpoint
+
+    def digest(self, prints: Mapping[str, list[object]] | None = None) -> str:
+        """SHA-256 over every global trainable tensor; `prints`: of the main server's, where they are not yet in force."""
+        return digest({**fingerprints(self.parties.fed_server.state.tensors), **(prints or self.parties.coordination.fingerprints())})
+
+    def finish(self) -> Result:
+        """Evaluate on the test samples and write the result."""
+        began = time.monotonic()
+        validation, test = self._evaluate("validation"), self._evaluate("test")
+        seconds = (
+            sum(record["seconds"] for record in self.history) + (self.warm["seconds"] if self.warm else 0.0) + time.monotonic() - began
+        )
+        record = result_record(self.parties, self.accounts, validation, test, self.warm, self.digest(), len(self.history), seconds)
+        if self.directory is not None:
+            self.directory.finish(record)
+        self.progress.finished(record, None if self.directory is None else self.directory.path)
+        return Result(record, tuple(self.history), None if self.directory is None else self.directory.path)
+
+    def stop(self) -> None:
+        """Leave the round that was under way without a trace."""
+        self.parties.coordination.abort(self.round + 1)
+
+    def how_to_resume(self) -> str:
+        """What to tell the person who stopped the run."""
+        done = f"stopped after round {len(self.history)} of {self.config.federation.rounds}"
+        if self.directory is None:
+            return f"{done}; nothing was kept, because no run directory was given."
+        return f"{done}, which is kept. Go on with: m2fedsa run --resume {self.directory.path}"
+
+
+def _nobody(plan: RoundPlan, failures: Sequence[Failure]) -> str:
+    if not failures:
+        return f"round {plan.number}: no client takes part; in the {plan.phase} phase none has samples to train on."
+    first = failures[0]
+    return f"round {plan.number}: all {len(failures)} clients failed. The first was {first.client} ({first.kind}): {first.message}"
+
+
+class _Silent:
+    """Progress that nobody looks at."""
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *_args, **_kwargs: None

@@ -1,0 +1,64 @@
+"""Discriminant classifiers from per-client sums, before the first round.
+
+Linear discriminant analysis with shrinkage needs only n_c, Σ_c z and Σ z zᵀ: from the clients' sums the classifiers are exact, as if the
+data were pooled. K classes, D_z width of the pooled features. (Section "Warm start".)
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from m2fedsa.messages import ClassSums
+
+
+@dataclass(frozen=True)
+class Discriminant:
+    """Linear logits without their prior: weight (K, D_z), bias (K,), both float64."""
+
+    weight: Tensor
+    bias: Tensor
+
+
+def class_sums(features: Tensor, targets: Tensor) -> ClassSums:
+    """Sums of features (N, D_z) under targets (N, K): one-hot labels, or soft ones."""
+    z, q = features.to(torch.float64), targets.to(torch.float64)
+    return ClassSums(q.sum(0), q.T @ z, (z * q.sum(1, keepdim=True)).T @ z)
+
+
+def total(parts: Iterable[Mapping[str, ClassSums]]) -> dict[str, ClassSums]:
+    """Sums per modality over parts, in the order given."""
+    result: dict[str, ClassSums] = {}
+    for part in parts:
+        for modality, sums in part.items():
+            result[modality] = result[modality] + sums if modality in result else sums
+    return result
+
+
+def discriminant(sums: ClassSums, shrinkage: float) -> Discriminant:
+    """Linear discriminant analysis: Σ_w shrunk towards tr(Σ_w)/D · I; classes without samples get the global mean.
+
+    logit_c(z) = μ_cᵀ Σ⁻¹ z − ½ μ_cᵀ Σ⁻¹ μ_c (+ log π_c, which the caller adds).
+    """
+    number = sums.counts.sum()
+    overall = sums.sums.sum(0) / number
+    seen = sums.counts > 0
+    means = torch.where(seen[:, None], sums.sums / sums.counts.clamp(min=1e-300)[:, None], overall)
+    within = (sums.products - (means * sums.counts[:, None]).T @ means) / number
+    width = within.shape[0]
+    scale = within.trace() / width
+    # A width of which all features are constant has no covariance at all; the identity keeps the solution finite.
+    identity = torch.eye(width, dtype=torch.float64) * torch.where(scale > 0, scale, torch.ones_like(scale))
+    shrunk = (1 - shrinkage) * within + shrinkage * identity
+    weight = torch.linalg.solve(shrunk, means.T).T
+    return Discriminant(weight, -0.5 * (weight * means).sum(1))
+
+
+def best(losses: Mapping[str, Tensor], shrinkages: Sequence[float], scales: Sequence[float]) -> dict[str, tuple[float, float]]:
+    """Per modality the (shrinkage, scale) of least cross-entropy; `losses` (shrinkages, scales), summed over clients."""
+    chosen = {}
+    for modality, table in losses.items():
+        row, column = divmod(int(table.argmin()), len(scales))
+        chosen[modality] = (shrinkages[row], scales[column])
+    return chosen
