@@ -7,11 +7,13 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from m2fedsa.errors import CutError
+
 
 class Frozen(nn.Module):
     """The modules of `model` with the tensors in `owned` alone; without gradients, in evaluation mode always.
 
-    The memory of the tensors is that of `model`: nothing is copied.
+    The memory of the tensors is that of `model`: nothing is copied. Raises `CutError` if `model` has not all of them.
     """
 
     def __init__(self, model: nn.Module, owned: Collection[str]) -> None:
@@ -37,6 +39,11 @@ class Frozen(nn.Module):
 def _slice(model: nn.Module, owned: Collection[str]) -> nn.Module:
     # deepcopy asks its memo before it copies: with every tensor in there, it copies the modules alone.
     state: dict[str, Tensor] = model.state_dict(keep_vars=True)
+    strange = sorted(set(owned) - set(state))
+    if strange:
+        raise CutError(
+            f"the plan is that of another model: {type(model).__name__} has no tensor `{strange[0]}` and {len(strange) - 1} more"
+        )
     memo: dict[int, Any] = {}
     # A tied tensor has several names, and is real if one of them is owned: those come first.
     for name in sorted(state, key=lambda name: name not in owned):

@@ -9,27 +9,31 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 _REMEMBERED = 64
 """Input shapes that a shadow remembers; batches and paddings of a run are far fewer."""
 
 
 class Blanks:
-    """Tensors without content: NaN, or zero where the type has no NaN. All of one type are views of one memory, never filled twice."""
+    """Tensors without content: NaN, or zero where the type has no NaN. All of one type are views of one memory, never filled twice.
+
+    They lie on `device`, which whoever runs the model sets.
+    """
 
     def __init__(self) -> None:
+        self.device = torch.device("cpu")
         self._memory: dict[tuple[torch.dtype, torch.device], Tensor] = {}
 
-    def blank(self, shape: torch.Size | tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    def blank(self, shape: torch.Size | tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """A contiguous tensor of NaN or zeros. Models may write into it: the next one then comes from fresh memory."""
         size = torch.Size(shape).numel()
-        memory = self._memory.get((dtype, device))
+        memory = self._memory.get((dtype, self.device))
         if memory is None or memory.numel() < size or memory._version:
             empty = float("nan") if dtype.is_floating_point or dtype.is_complex else 0
             # A tensor born in inference mode could not take part in autograd later.
             with torch.inference_mode(False):
-                memory = self._memory[dtype, device] = torch.full((size,), empty, dtype=dtype, device=device)
+                memory = self._memory[dtype, self.device] = torch.full((size,), empty, dtype=dtype, device=self.device)
         return memory[:size].view(shape)
 
 
@@ -37,6 +41,12 @@ class _Input(NamedTuple):
     """Stands, in a remembered answer, for an input that was handed through."""
 
     place: int
+
+
+class _Answer(NamedTuple):
+    output: Any
+    """on meta"""
+    hands_through: bool
 
 
 class Shadow:
@@ -49,31 +59,44 @@ class Shadow:
         module.to("meta")
         self._forward = module.forward
         self._blanks = blanks
-        self._answers: dict[tuple[object, ...], Any] = {}
+        self._answers: dict[tuple[object, object], _Answer] = {}
         # The module itself stays in its place: others may read its attributes, e.g. the type of its weights.
         module.forward = self
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """What the module would answer, as NaN; inputs that it hands through come back as they are."""
-        leaves, tree = tree_flatten((args, kwargs))
-        question = (tree, *((leaf.shape, leaf.dtype) if isinstance(leaf, Tensor) else repr(leaf) for leaf in leaves))
-        if question not in self._answers:
+        question = (_sign(args), _sign(kwargs))
+        answer = self._answers.get(question)
+        if answer is None:
             if len(self._answers) >= _REMEMBERED:
                 self._answers.clear()
-            self._answers[question] = self._ask(leaves, tree)
-        device = next((leaf.device for leaf in leaves if isinstance(leaf, Tensor)), torch.device("cpu"))
+            answer = self._answers[question] = self._ask(args, kwargs)
+        given = tree_leaves((args, kwargs)) if answer.hands_through else []
 
         def fill(part: Any) -> Any:
             if isinstance(part, _Input):
-                return leaves[part.place]
-            return self._blanks.blank(part.shape, part.dtype, device) if isinstance(part, Tensor) else part
+                return given[part.place]
+            return self._blanks.blank(part.shape, part.dtype) if isinstance(part, Tensor) else part
 
-        return tree_map(fill, self._answers[question], is_leaf=lambda part: isinstance(part, _Input))
+        return tree_map(fill, answer.output, is_leaf=lambda part: isinstance(part, _Input))
 
-    def _ask(self, leaves: list[Any], tree: Any) -> Any:
+    def _ask(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Answer:
+        leaves, tree = tree_flatten((args, kwargs))
         shapes = [leaf.detach().to("meta") if isinstance(leaf, Tensor) else leaf for leaf in leaves]
         args, kwargs = tree_unflatten(shapes, tree)
         with torch.no_grad():
-            answer = self._forward(*args, **kwargs)
+            output = self._forward(*args, **kwargs)
         inputs = {id(shape): _Input(place) for place, shape in enumerate(shapes) if isinstance(shape, Tensor)}
-        return tree_map(lambda part: inputs.get(id(part), part), answer)
+        hands_through = any(id(part) in inputs for part in tree_leaves(output))
+        return _Answer(tree_map(lambda part: inputs.get(id(part), part), output), hands_through)
+
+
+def _sign(part: Any) -> object:
+    """What of an argument decides on the shape of the answer. Far cheaper than a flattened tree."""
+    if isinstance(part, Tensor):
+        return part.shape, part.dtype
+    if isinstance(part, dict):
+        return tuple((name, _sign(value)) for name, value in part.items())
+    if isinstance(part, (tuple, list)):
+        return tuple(_sign(value) for value in part)
+    return part if part is None or isinstance(part, (bool, int, float, str)) else repr(part)

@@ -69,6 +69,7 @@ class Tail(Frozen):
         if mask is None and self._mask in inputs:
             raise CutError(f"the encoder has an input `{self._mask}`, whose values the tail needs too: pass them as `mask`")
         slot = self._slot
+        assert slot.hidden is None, "a tail serves one call at a time"
         slot.hidden, slot.adapter = hidden, adapter
         try:
             return self._encode(mask, inputs, hidden.device)
@@ -101,7 +102,8 @@ class Tail(Frozen):
         raise CutError(f"no feed-forward part is known in the blocks of {name}: add its place to `SITES` in models/architectures.py")
 
     def _encode(self, mask: Tensor | None, inputs: Specs, device: torch.device) -> Any:
-        arguments = {name: self._blanks.blank(shape, dtype, device) for name, (shape, dtype) in inputs.items()}
+        self._blanks.device = device
+        arguments = {name: self._blanks.blank(shape, dtype) for name, (shape, dtype) in inputs.items()}
         if mask is not None:
             arguments[self._mask] = mask
         return self.encoder(**arguments)
