@@ -3,6 +3,7 @@
 Nothing heavy is imported before it is needed, so that `--help` answers at once and a run speaks before PyTorch is loaded.
 """
 
+import os
 import re
 import sys
 import traceback
@@ -108,12 +109,16 @@ def report(
 
 def _config(target: str | None, settings: Sequence[str] | None) -> "Config":
     """The settings of a recipe or of a TOML file, with changes."""
-    from m2fedsa.config import Config
-    from m2fedsa.recipes import named
-
     if target is None:
         raise click.UsageError("Name what to run: a recipe (see `m2fedsa recipes`) or a TOML file; or --resume DIR.")
-    found = Config.from_file(Path(target)) if target.endswith(".toml") else named(target)
+    if target.endswith(".toml"):
+        from m2fedsa.config import Config
+
+        found = Config.from_file(Path(target))
+    else:
+        from m2fedsa.recipes import named
+
+        found = named(target)
     return found.override(settings) if settings else found
 
 
@@ -122,10 +127,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         status = app(given, prog_name="m2fedsa", standalone_mode=False)
+        sys.stdout.flush()
     except Interrupted as error:
         return _say(str(error), INTERRUPTED)
     except (KeyboardInterrupt, click.Abort):
         return _say("stopped before the first round; nothing was kept.", INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
     except Exception as error:
         if "--debug" in given:
             traceback.print_exc()
