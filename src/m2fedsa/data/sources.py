@@ -1,10 +1,38 @@
-"""The embedded data sets by name."""
+"""The data sets that come with the package, by name."""
+
+import difflib
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from m2fedsa.config import Data
+from m2fedsa.data.digits import digits, match
 from m2fedsa.data.samples import FederatedData
+from m2fedsa.data.synthetic import synthetic
 from m2fedsa.errors import ConfigError
+
+SOURCES: Mapping[str, Callable[..., FederatedData]] = {"digits": digits, "match": match, "synthetic": synthetic}
+COMMON = ("clients", "partition", "alpha", "minimum", "multimodal_fraction", "missing_rate", "labelled_fraction")
 
 
 def load_data(settings: Data, seed: int) -> FederatedData:
-    """The data set that the settings name."""
-    raise ConfigError(f"data.source = {settings.source!r} is not known.")
+    """The data set that the settings name. `ConfigError` for an unknown one, or an option that it does not have."""
+    if settings.source not in SOURCES:
+        near = difflib.get_close_matches(settings.source, SOURCES, n=1)
+        advice = f"Did you mean {near[0]}?" if near else f"There are {', '.join(SOURCES)}."
+        raise ConfigError(f"data.source = {settings.source!r} is not known. {advice}")
+    source = SOURCES[settings.source]
+    known = inspect.signature(source).parameters
+    options = {name: value for name, value in _options(settings, known).items() if name in known}
+    return source(seed=seed, **options)
+
+
+def _options(settings: Data, known: Mapping[str, object]) -> dict[str, Any]:
+    """What the source is called with: the common settings that it has, and its own."""
+    own = [name for name in known if name not in (*COMMON, "seed")]
+    for name in settings.options:
+        if name not in own:
+            near = difflib.get_close_matches(name, own, n=1)
+            advice = f"Did you mean data.options.{near[0]}?" if near else f"It has {', '.join(own)}."
+            raise ConfigError(f"data.options.{name}: the source {settings.source} has no such option. {advice}")
+    return {**{name: getattr(settings, name) for name in COMMON}, **settings.options}
