@@ -79,18 +79,18 @@ def digits(
     Errors: ConfigError when a setting is out of range or the samples do not suffice.
     """
     rows = read_digits("federation")
+    splits = [row.split for row in rows.rows]
+    train = torch.tensor([split == "train" for split in splits]).nonzero()[:, 0]
+    labels = rows.digits
+    labels[train] = keep_labels(labels[train], labelled_fraction, seed)
+    parts = _partition(rows.digits[train], clients, partition, alpha, minimum, seed)
+    held = assign_modalities(clients, ("image", "audio", "text"), multimodal_fraction, seed)
     columns = {
         "image": _image_column(rows, image_noise, seed),
         "audio": _audio_column(rows, audio_snr_db, seed),
         "text": _text_column(rows, text_mask, seed),
     }
-    splits = [row.split for row in rows.rows]
-    train = torch.tensor([split == "train" for split in splits]).nonzero()[:, 0]
-    labels = rows.digits
-    labels[train] = keep_labels(labels[train], labelled_fraction, seed)
     task = _Task(columns, torch.arange(len(labels)), labels, splits, [row.speaker for row in rows.rows])
-    parts = _partition(rows.digits[train], clients, partition, alpha, minimum, seed)
-    held = assign_modalities(clients, tuple(columns), multimodal_fraction, seed)
     return _spread(task, DIGITS, [train[part] for part in parts], held, missing_rate, seed)
 
 
@@ -102,7 +102,7 @@ def match(
     *,
     seed: int,
     clients: int = 20,
-    pairings: int = 4,
+    pairings: int = 2,
     partition: Partition = "dirichlet",
     alpha: float = 0.3,
     minimum: int = 8,
@@ -122,7 +122,6 @@ def match(
     The other arguments are those of `digits`. Errors: ConfigError when a setting is out of range or the samples do not suffice.
     """
     rows = read_digits("federation")
-    columns = {"image": _image_column(rows, image_noise, seed), "audio": _audio_column(rows, audio_snr_db, seed)}
     row_splits = [row.split for row in rows.rows]
     pairs: list[Tensor] = []
     splits: list[Split] = []
@@ -134,10 +133,11 @@ def match(
     labels = (rows.digits[pairs_P2[:, 0]] == rows.digits[pairs_P2[:, 1]]).long()
     trained = len(pairs[0])
     labels[:trained] = keep_labels(labels[:trained], labelled_fraction, seed)
-    task = _Task(columns, pairs_P2, labels, splits, [rows.rows[row].speaker for row in pairs_P2[:, 1].tolist()])
     images = torch.unique(pairs[0][:, 0])
     parts = _partition(rows.digits[images], clients, partition, alpha, minimum, seed)
-    held = assign_modalities(clients, tuple(columns), multimodal_fraction, seed)
+    held = assign_modalities(clients, ("image", "audio"), multimodal_fraction, seed)
+    columns = {"image": _image_column(rows, image_noise, seed), "audio": _audio_column(rows, audio_snr_db, seed)}
+    task = _Task(columns, pairs_P2, labels, splits, [rows.rows[row].speaker for row in pairs_P2[:, 1].tolist()])
     return _spread(task, AGREEMENT, [torch.isin(pairs[0][:, 0], images[part]).nonzero()[:, 0] for part in parts], held, missing_rate, seed)
 
 
@@ -163,20 +163,21 @@ def _partition(labels: Tensor, clients: int, partition: Partition, alpha: float,
 
 
 def keep_labels(labels: Tensor, fraction: float, seed: int) -> Tensor:
-    """A copy of `labels` (N,) that keeps round(fraction N) of them, the same share of each class, and is UNLABELLED elsewhere.
+    """A copy of `labels` (N,) that keeps round(fraction N) of them, the same share of each class up to one, and is UNLABELLED elsewhere.
 
-    A higher fraction keeps what a lower one kept, up to the rounding of the shares. Errors: ConfigError unless 0 < fraction <= 1.
+    Errors: ConfigError unless 0 < fraction <= 1, or when not one label would be kept.
     """
-    if not 0 < fraction <= 1:
-        raise ConfigError(f"labelled_fraction is {fraction}; it must be above 0 and at most 1")
+    total = round(fraction * len(labels)) if 0 < fraction <= 1 else 0
+    if total == 0:
+        raise ConfigError(f"labelled_fraction is {fraction}; it must be at most 1 and enough for one label among {len(labels)} samples")
     order = torch.randperm(len(labels), generator=derive(seed, "labels"))
-    rank = torch.empty(len(labels), dtype=torch.float64)
-    for value in torch.unique(labels):
-        of_class = order[labels[order] == value]
-        rank[of_class] = (torch.arange(len(of_class), dtype=torch.float64) + 0.5) / len(of_class)
-    kept = rank.argsort(stable=True)[: round(fraction * len(labels))]
+    classes, sizes = torch.unique(labels, return_counts=True)
+    shares = fraction * sizes.double()
+    counts = shares.floor().long()
+    counts[(counts - shares).argsort(stable=True)[: total - int(counts.sum())]] += 1
     result = torch.full_like(labels, UNLABELLED)
-    result[kept] = labels[kept]
+    for value, count in zip(classes, counts, strict=True):
+        result[order[labels[order] == value][:count]] = value
     return result
 
 
