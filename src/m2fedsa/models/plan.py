@@ -17,9 +17,6 @@ from m2fedsa.errors import CutError
 from m2fedsa.messages import InputSpec
 from m2fedsa.models.architectures import Site, architecture, block_names, feed_forward_site
 
-Specs = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
-"""What travels in place of an encoder's inputs: `InputSpec` by name, or any pair like it."""
-
 
 def specify(inputs: Mapping[str, Tensor]) -> dict[str, InputSpec]:
     """What the tail is told of `inputs`."""

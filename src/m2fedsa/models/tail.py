@@ -3,16 +3,18 @@
 B batch, T tokens, D_h width at the end of the head, D_in and D_out widths of the last feed-forward part, D_z width of the pooled output.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from m2fedsa.errors import CutError
+from m2fedsa.messages import InputSpec
 from m2fedsa.models.architectures import Pooling, Site, architecture
 from m2fedsa.models.frozen import Frozen
 from m2fedsa.models.head import received
-from m2fedsa.models.plan import Plan, Specs
+from m2fedsa.models.plan import Plan
 from m2fedsa.models.pooling import pool
 from m2fedsa.models.shadow import Blanks, Shadow
 
@@ -52,7 +54,7 @@ class Tail(Frozen):
         self._open_site()
         self._measure()
 
-    def forward(self, hidden: Tensor, mask: Tensor | None, inputs: Specs, adapter: nn.Module | None = None) -> Tensor:
+    def forward(self, hidden: Tensor, mask: Tensor | None, inputs: Mapping[str, InputSpec], adapter: nn.Module | None = None) -> Tensor:
         """z (B, D_z) = pool(tail(hidden; adapter)).
 
         hidden: (B, T, D_h), what the head put out, after MA. mask: the values of the attention mask, None if the encoder has none.
@@ -62,7 +64,7 @@ class Tail(Frozen):
         """
         return pool(self.encoder, self.run(hidden, mask, inputs, adapter), self.pooling, mask)
 
-    def run(self, hidden: Tensor, mask: Tensor | None, inputs: Specs, adapter: nn.Module | None = None) -> Any:
+    def run(self, hidden: Tensor, mask: Tensor | None, inputs: Mapping[str, InputSpec], adapter: nn.Module | None = None) -> Any:
         """The model's own output, before it is pooled; arguments and errors as in `forward`."""
         if adapter is not None:
             self._site()
@@ -101,7 +103,7 @@ class Tail(Frozen):
             raise CutError(f"`block` = {n} leaves {name} no block for a task adapter to run in: cut at 0 … {n - 1}, or go without one")
         raise CutError(f"no feed-forward part is known in the blocks of {name}: add its place to `SITES` in models/architectures.py")
 
-    def _encode(self, mask: Tensor | None, inputs: Specs, device: torch.device) -> Any:
+    def _encode(self, mask: Tensor | None, inputs: Mapping[str, InputSpec], device: torch.device) -> Any:
         self._blanks.device = device
         arguments = {name: self._blanks.blank(shape, dtype) for name, (shape, dtype) in inputs.items()}
         if mask is not None:

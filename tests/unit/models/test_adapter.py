@@ -106,6 +106,16 @@ def test_equal_generators_give_equal_masks_in_any_precision_and_mode() -> None:
     assert abs(kept.float().mean().item() - 0.75) < 5 * (0.75 * 0.25 / 2048) ** 0.5
 
 
+def test_adapter_drops_before_update_and_before_up() -> None:
+    adapter = busy(6, 5, 4, dropout=0.5)
+    x = torch.randn(8, 6, generator=generator(0))
+    adapter.dropout.generator = generator(3)
+    found, drawn = adapter(x), generator(3)
+    first, second = ((torch.rand(8, 4, generator=drawn) >= 0.5) * 2.0 for _ in range(2))
+    hidden = nn.functional.gelu(adapter.update(nn.functional.gelu(adapter.down(x)) * first)) * second
+    assert torch.allclose(found, adapter.up(hidden), atol=1e-6)
+
+
 def test_dropout_passes_gradients_where_it_passed_values() -> None:
     dropout = Dropout(0.5)
     dropout.generator = generator(1)

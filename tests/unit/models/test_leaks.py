@@ -103,9 +103,11 @@ def test_an_encoder_with_a_decoder_is_refused() -> None:
         plan(transformers.T5Model(config).eval(), IDS, 0)
 
 
-def test_tied_tensors_are_real_on_the_side_that_owns_one_of_their_names() -> None:
-    config = transformers.T5Config(vocab_size=50, d_model=16, d_kv=4, d_ff=16, num_layers=2, num_heads=2)
+def test_tied_tensors_and_inputs_handed_through() -> None:
+    # T5 ties its embedding; its block 1, elsewhere at k = 2, hands on the position bias that block 0 made
+    config = transformers.T5Config(vocab_size=50, d_model=16, d_kv=4, d_ff=16, num_layers=3, num_heads=2)
     model = transformers.T5EncoderModel(config).eval()
-    head, tail = cut(model, plan(model, IDS, 1))
-    verify(model, head, tail, IDS)
-    assert not head.encoder.get_input_embeddings().weight.is_meta
+    for k in range(4):
+        head, tail = cut(model, plan(model, IDS, k))
+        verify(model, head, tail, IDS)
+        assert not head.encoder.get_input_embeddings().weight.is_meta
