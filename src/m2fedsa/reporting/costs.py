@@ -21,7 +21,7 @@ def cost(run: RunFiles) -> str:
         rows = [(name, _kept(entry["client"], entry["server"])) for name, entry in ledger.items()]
         parts.append(f"<div><h3>parameters kept, per modality</h3>{shares(rows)}</div>")
         rows = [(name, _work(entry["client"], entry["server"])) for name, entry in ledger.items()]
-        parts.append(f"<div><h3>compute per sample and training step</h3>{shares(rows)}</div>")
+        parts.append(f"<div><h3>compute per sample and training step; the head only once</h3>{shares(rows)}</div>")
         scale = float(max(entry["bytes"]["up"] + entry["bytes"]["down"] for entry in ledger.values()))
         rows = [(name, _sent(entry["bytes"]["up"], entry["bytes"]["down"])) for name, entry in ledger.items()]
         parts.append(f"<div><h3>sent per sample and training step</h3>{shares(rows, scale)}</div>")
@@ -47,7 +47,7 @@ def _kept(client: Side, server: Side) -> Sequence[tuple[str, float, str, str]]:
 def _work(client: Side, server: Side) -> Sequence[tuple[str, float, str, str]]:
     head, here, there = client["flops"].get("head", 0.0), operations_of(client), operations_of(server)
     parts = [("client", here - head, operations(here - head), FUSED), ("main server", there, operations(there), SERVER)]
-    return [("client, once", head, operations(head), PALE), *parts] if head else parts
+    return [("client, head, once", head, operations(head), PALE), *parts] if head else parts
 
 
 def _sent(up: int, down: int) -> Sequence[tuple[str, float, str, str]]:

@@ -75,7 +75,7 @@ def came_out(run: RunFiles) -> str:
     up, down = (sum(value for name, value in traffic.items() if name.endswith(way)) for way in ("up", "down"))
     lines.append(f"{size(up)} up and {size(down)} down, all clients together")
     if result["ledger"]:
-        kept, work = storage(result["ledger"]), compute(result["ledger"])
+        kept, work = storage(result["ledger"]), compute(result["ledger"], run.config)
         lines.append(f"a client keeps {size(kept.client)} of {size(kept.whole)} ({percent(kept.fraction)})")
         lines.append(f"and computes {percent(work.fraction)} of the work of training the whole")
     items = "".join(f"<li>{escape(line)}</li>" for line in lines).replace(" %", "&nbsp;%")

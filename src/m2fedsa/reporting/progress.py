@@ -117,7 +117,7 @@ class Lines:
     def finished(self, result: ResultRecord, directory: Path | None = None) -> None:
         """See `Progress`."""
         self.close()
-        first, *others = [*result_sentences(result), ""]
+        first, *others = [*result_sentences(result, self.config), ""]
         self.say([Part(f"done in {duration(result['seconds'])}. ", style="bold"), Part(first)])
         for sentence in others:
             if sentence:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from m2fedsa.config import Config
 from m2fedsa.reporting.records import Facts, LedgerEntry, Metrics, ResultRecord, Side
 from m2fedsa.reporting.units import listing, percent, plural, size
 
@@ -42,9 +43,21 @@ def storage(ledger: Mapping[str, LedgerEntry]) -> Share:
     return Share(*(sum(_kept(entry[side]) for entry in ledger.values()) for side in ("client", "whole")))
 
 
-def compute(ledger: Mapping[str, LedgerEntry]) -> Share:
-    """Operations per sample and training step of a client of all modalities, kept head outputs not counted as saved."""
-    return Share(*(sum(operations_of(entry[side]) for entry in ledger.values()) for side in ("client", "whole")))
+def compute(ledger: Mapping[str, LedgerEntry], config: Config) -> Share:
+    """Operations per visit of a sample, on a client of all modalities: the frozen head runs once, its output is kept for all visits."""
+    saved = 1 - 1 / visits(config)
+    client = sum(operations_of(entry["client"]) - saved * entry["client"]["flops"].get("head", 0.0) for entry in ledger.values())
+    return Share(client, sum(operations_of(entry["whole"]) for entry in ledger.values()))
+
+
+def visits(config: Config) -> float:
+    """How often a run trains on a sample, on average; 1 where the number of local steps, not of epochs, is given."""
+    federation = config.federation
+    if federation.local_steps:
+        return 1.0
+    return max(
+        1.0, federation.rounds * federation.local_epochs * (federation.clients_per_round or config.data.clients) / config.data.clients
+    )
 
 
 def operations_of(side: Side) -> float:
@@ -56,7 +69,7 @@ def _kept(side: Side) -> float:
     return side["frozen"]["bytes"] + side["trainable"]["bytes"]
 
 
-def result_sentences(result: ResultRecord) -> list[str]:
+def result_sentences(result: ResultRecord, config: Config) -> list[str]:
     """What came out and against what; what a client keeps and computes."""
     sentences = []
     metrics = result["metrics"]
@@ -74,7 +87,7 @@ def result_sentences(result: ResultRecord) -> list[str]:
     if ledger:
         kept = storage(ledger)
         sentences.append(
-            f"A client keeps {size(kept.client)} of {size(kept.whole)} and computes {percent(compute(ledger).fraction)} "
+            f"A client keeps {size(kept.client)} of {size(kept.whole)} and computes {percent(compute(ledger, config).fraction)} "
             "of the work of training the whole."
         )
     return sentences

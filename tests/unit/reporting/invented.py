@@ -68,11 +68,11 @@ def record(number, failures=(), evaluated=True, phase=None):
     return {**value, "failures": list(failures)} if failures else value
 
 
-def side(frozen, trainable, forward):
+def side(frozen, trainable, forward, **more):
     return {
         "frozen": {"parameters": frozen // 4, "bytes": frozen},
         "trainable": {"parameters": trainable // 4, "bytes": trainable},
-        "flops": {"forward": forward, "backward": 2 * forward},
+        "flops": {"forward": forward, "backward": 2 * forward, **more},
     }
 
 
@@ -88,7 +88,7 @@ def result(rounds=20, fused=0.832):
     }
     ledger = {
         name: {
-            "client": side(40_000, 9_000, 1.0e5),
+            "client": side(40_000, 9_000, 1.0e5, head=0.6e5),
             "server": side(600_000, 20_000, 2.4e6),
             "whole": side(640_000, 29_000, 2.5e6),
             "bytes": {"up": 8_000, "down": 7_000},

@@ -56,8 +56,8 @@ def test_plain_lines_tell_everything():
         lines[8]
         == "done in 48 s. Fused 0.832 against 0.621 for the best single modality (audio), 0.815 for a linear head on frozen features."
     )
-    # 3 × (40,000 + 9,000) of 3 × (640,000 + 29,000) bytes; 0.3 of 7.5 MFLOP.
-    assert lines[9] == "A client keeps 147 kB of 2.01 MB and computes 4 % of the work of training the whole."
+    # 3 × (40,000 + 9,000) of 3 × (640,000 + 29,000) bytes; per visit 0.3 of 7.5 MFLOP, 0.06 of which once in three rounds: 0.26 / 7.5.
+    assert lines[9] == "A client keeps 147 kB of 2.01 MB and computes 3.5 % of the work of training the whole."
     assert lines[10] == "report: runs/digits-1/report.html      again: m2fedsa run runs/digits-1/config.toml"
 
 
