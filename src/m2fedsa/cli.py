@@ -131,7 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Interrupted as error:
         return _say(str(error), INTERRUPTED)
     except (KeyboardInterrupt, click.Abort):
-        return _say("stopped before the first round; nothing was kept.", INTERRUPTED)
+        return _say("stopped before training began; nothing was changed.", INTERRUPTED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE

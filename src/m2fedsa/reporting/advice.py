@@ -34,10 +34,12 @@ def advice(run: RunFiles) -> list[Advice]:
         enough = next(number for number, value in curve if value >= best - 0.005)
         if enough <= rounds / 2:
             found.append(Advice(f"Round {enough} was as good as the last one.", f"{again} --set federation.rounds={enough}"))
+    if not rounds:
+        found.append(Advice("This is the warm start alone. What does training add?", f"{again} --set federation.rounds=20"))
     if run.config.data.labelled_fraction < 1:
         found.append(Advice("What do the unlabelled samples give? The same without transfer:", f"{again} --set transfer.start=never"))
     fused, closed = score(run.result["metrics"], "fused"), score(run.result.get("closed_form"), "fused")
-    if fused is not None and closed is not None and fused - closed < 0.01:
+    if rounds and fused is not None and closed is not None and fused - closed < 0.01:
         found.append(Advice("The linear heads are as good as training: take them alone.", f"{again} --set federation.rounds=0"))
     single = best_single(run.result["metrics"])
     if fused is not None and single is not None and fused <= single[1]:
