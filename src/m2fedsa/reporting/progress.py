@@ -4,6 +4,7 @@ The training loop tells a `Progress` what happened and asks for nothing back. `v
 """
 
 import os
+import statistics
 import sys
 from collections import deque
 from collections.abc import Iterable
@@ -58,7 +59,7 @@ class Lines:
         self.config = config
         self.stream = stream or sys.stdout
         self.total = config.federation.rounds
-        self.recent: deque[float] = deque(maxlen=10)
+        self.recent: deque[float] = deque(maxlen=5)
         self.phase: str | None = None
         self.seconds = 0.0
         self.width: int | None = None
@@ -108,7 +109,7 @@ class Lines:
                 Part(f"   up {size(record['bytes']['up']):>7}", 3, "dim"),
                 Part(f"  down {size(record['bytes']['down']):>7}", 6, "dim"),
                 Part(f"   {duration(record['seconds']):>6}", 4, "dim"),
-                Part(self._time_left(record["round"]), 5),
+                Part(f"{self._time_left(record['round']):<20}", 5),
             ]
         )
         for failure in record.get("failures", []):
@@ -155,7 +156,7 @@ class Lines:
         return [Part(f"  {text('fused')} ", style="bold green"), *(Part(f"  {text(name)}", 1) for name in self.config.modalities)]
 
     def _time_left(self, number: int) -> str:
-        left = (self.total - number) * sum(self.recent) / len(self.recent)
+        left = (self.total - number) * statistics.median(self.recent)
         return f"   ~{duration(max(left, 10)) if left >= 9.95 else f'{left:.0f} s'} left" if number < self.total else ""
 
 
@@ -237,7 +238,7 @@ def fitting(parts: list[Part], width: int | None) -> list[Part]:
     if width is None:
         return parts
     kept = list(parts)
-    while len("".join(part.text for part in kept).rstrip()) > width and max(part.rank for part in kept) > 0:
+    while sum(len(part.text) for part in kept) > width and max(part.rank for part in kept) > 0:
         kept.remove(max(reversed(kept), key=lambda part: part.rank))
     return kept
 
