@@ -1,0 +1,89 @@
+"""A whole run equals federated averaging of the unsplit network, tensor by tensor."""
+
+import pytest
+import torch
+from tests import worlds
+from tests.equivalence.unsplit_run import Run
+
+from m2fedsa import training
+from m2fedsa.assembly import Parties, assemble
+from m2fedsa.blueprint import initial_client_tensors, initial_server_tensors
+from m2fedsa.config import Config
+from m2fedsa.data.samples import FederatedData
+
+NO_DROPOUT = {f"modalities__{name}__adapter_dropout": 0.0 for name in worlds.MODALITIES}
+
+
+def both(monkeypatch: pytest.MonkeyPatch, config: Config, data: FederatedData) -> tuple[Parties, Run, dict[str, torch.Tensor]]:
+    """The run of the code, and that of the reference."""
+    kept: list[Parties] = []
+
+    def keeping(*arguments: object) -> Parties:
+        kept.append(assemble(*arguments))
+        return kept[-1]
+
+    monkeypatch.setattr(training, "assemble", keeping)
+    training.run(config, data=data, encoders=worlds.encoders())
+    (who,) = kept
+    start = {**initial_client_tensors(who.blueprint), **initial_server_tensors(who.blueprint)}
+    reference = Run(config, data, worlds.encoders(), start)
+    reference.play()
+    ours = {**who.fed_server.state.tensors, **worlds.server_tensors(who)}
+    for name, tensor in ours.items():
+        assert tensor.dtype == torch.float64, name
+    return who, reference, ours
+
+
+RUNS = {
+    "fusion, then transfer": {},
+    "without dropout": NO_DROPOUT,
+    "two epochs, dropout everywhere": {"federation__local_epochs": 2, "federation__rounds": 3, "loss__classifier_dropout": 0.2},
+    "server momentum and cosine": {"federation__server_momentum": 0.6, "optimizer__schedule": "cosine"},
+    "two clients of five, seven steps": {"federation__clients_per_round": 2, "federation__local_steps": 7},
+    "modality dropout": {"fusion__modality_dropout": 0.4, "transfer__start": "never", "federation__rounds": 3},
+    "the paper's logits, plain losses": {
+        "fusion__late": False,
+        "loss__prior_adjusted": False,
+        "fusion__gradient_to_encoders": False,
+        "fusion__bilinear": False,
+        "federation__rounds": 3,
+    },
+    "personal classifiers": {
+        "averaging__rules": '[{pattern="*.classifier.*", over="nothing"}, {pattern="*.ta.*", over="clients"}]',
+    },
+    "personal task adapters": {
+        "averaging__rules": '[{pattern="*.ta.*", over="nothing"}, {pattern="*.ma.update.*", over="modalities"}]',
+    },
+}
+
+
+@pytest.mark.parametrize("which", RUNS)
+def test_a_whole_run(float64, monkeypatch: pytest.MonkeyPatch, which: str) -> None:
+    config = worlds.config(**{"federation__rounds": 4, "transfer__start": 3, **RUNS[which]})
+    who, reference, ours = both(monkeypatch, config, worlds.federated(unlabelled=0.0))
+    worlds.assert_close(worlds.settled(ours), worlds.settled(reference.tensors), 1e-9)
+    start = {**initial_client_tensors(who.blueprint), **initial_server_tensors(who.blueprint)}
+    personal = {name for name in start if reference.over(name) == "nothing"}
+    assert all(torch.equal(ours[name], start[name]) == (name in personal) for name in ours)
+
+
+@pytest.mark.parametrize("teacher", ["fused", "self"])
+def test_a_run_with_unlabelled_samples(float64, monkeypatch: pytest.MonkeyPatch, teacher: str) -> None:
+    """Transfer from round 2 with a new teacher in round 4; a client without any label takes part in transfer alone."""
+    config = worlds.config(federation__rounds=4, transfer__start=2, transfer__refresh=2, transfer__teacher=teacher)
+    data = worlds.federated(unlabelled=0.5)
+    data.clients["bob"].train.labels[:] = -1
+    _, reference, ours = both(monkeypatch, config, data)
+    worlds.assert_close(worlds.settled(ours), worlds.settled(reference.tensors), 1e-9)
+    assert set(reference.teachers) == {"ann", "bob", "cyd"}
+    assert {window for window, _ in reference.teachers.values()} == {1}
+
+
+@pytest.mark.parametrize("unlabelled", [0.0, 0.4])
+def test_a_run_from_its_warm_start(float64, monkeypatch: pytest.MonkeyPatch, unlabelled: float) -> None:
+    clients = {name: (owned, 3 * number) for name, (owned, number) in worlds.CLIENTS.items()}
+    config = worlds.config(federation__rounds=2, transfer__start=2, federation__warm_start=True, warm_start__min_count=2)
+    data = worlds.federated(clients, unlabelled=unlabelled)
+    who, reference, ours = both(monkeypatch, config, data)
+    assert torch.allclose(who.fed_server.state.log_prior, reference.log_prior, rtol=1e-12)
+    worlds.assert_close(worlds.settled(ours), worlds.settled(reference.tensors), 1e-9)

@@ -1,0 +1,270 @@
+"""Federated averaging of the unsplit network, after algorithm.md: clients in a loop, one network, one graph a step, means by hand."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+import numpy as np
+import torch
+from tests.equivalence import unsplit
+from torch import Tensor, nn
+
+from m2fedsa.config import Config
+from m2fedsa.data.samples import FederatedData, InMemorySamples
+from m2fedsa.seeding import derive, derive_seed
+
+
+def unlabelled_pairs(samples: InMemorySamples) -> Tensor:
+    """Samples that can be taught: several modalities, no label."""
+    return (samples.labels < 0) & (samples.presence.sum(1) > 1)
+
+
+def discriminant(z: np.ndarray, q: np.ndarray, shrinkage: float) -> tuple[np.ndarray, np.ndarray]:
+    """Linear discriminant analysis of pooled features (N, D) under weights (N, K), without the prior; every class occurs."""
+    means = np.stack([np.average(z, axis=0, weights=q[:, one]) for one in range(q.shape[1])])
+    within = np.zeros((z.shape[1], z.shape[1]))
+    for one, mean in enumerate(means):
+        within += np.einsum("n,nd,ne->de", q[:, one], z - mean, z - mean)
+    within /= q.sum()
+    inverse = np.linalg.inv((1 - shrinkage) * within + shrinkage * np.trace(within) / len(within) * np.eye(len(within)))
+    return means @ inverse, -0.5 * np.einsum("kd,de,ke->k", means, inverse, means)
+
+
+def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
+    return float(sum(np.logaddexp.reduce(line) - line[label] for line, label in zip(logits, labels, strict=True)))
+
+
+@dataclass
+class Run:
+    """A run from its first tensors on."""
+
+    config: Config
+    data: FederatedData
+    encoders: Mapping[str, nn.Module]
+    tensors: dict[str, Tensor]
+    log_prior: Tensor = field(init=False)
+    velocity: dict[str, Tensor] = field(default_factory=dict)
+    personal: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    """client -> tensors that are averaged over nothing"""
+    teachers: dict[str, tuple[int, dict[str, Tensor]]] = field(default_factory=dict)
+    trainers: dict[object, set[str]] = field(default_factory=dict)
+    chosen: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        classes = len(self.data.classes)
+        self.log_prior = torch.full((classes,), -math.log(classes))
+
+    @property
+    def network(self) -> unsplit.Network:
+        return unsplit.Network(self.config, self.encoders, self.log_prior)
+
+    @property
+    def clients(self) -> dict[str, InMemorySamples]:
+        return {name: client.train for name, client in sorted(self.data.clients.items()) if client.train is not None}
+
+    def play(self) -> dict[str, Tensor]:
+        """All of it; the global tensors after the last round."""
+        if self.config.federation.warm_start:
+            self.warm_start()
+        for number in range(1, self.config.federation.rounds + 1):
+            self.round(number)
+        return self.tensors
+
+    # --- rounds -------------------------------------------------------------------------------------------------------------------------
+
+    def round(self, number: int) -> None:
+        config, start = self.config, self.config.transfer.start
+        phase = "transfer" if isinstance(start, int) and number >= start else "fusion"
+        eligible = [
+            name
+            for name, samples in self.clients.items()
+            if (samples.labels >= 0).any() or (phase == "transfer" and unlabelled_pairs(samples).any())
+        ]
+        if config.federation.clients_per_round is not None:
+            drawn = torch.randperm(len(eligible), generator=derive(config.seed, "sample", number))
+            eligible = [eligible[place] for place in drawn[: config.federation.clients_per_round]]
+        rate = config.optimizer.learning_rate
+        if config.optimizer.schedule == "cosine":
+            rate *= 0.5 + 0.5 * math.cos(math.pi * (number - 1) / config.federation.rounds)
+        # The order of clients is another than the code's: it must not matter.
+        said = {client: self.local_round(client, number, phase, rate) for client in reversed(eligible)}
+        self.average(said)
+
+    def local_round(self, client: str, number: int, phase: str, rate: float) -> dict[str, tuple[Tensor, int]]:
+        """What a client makes of the tensors that it trained, and from how many distinct samples."""
+        config, samples, seed = self.config, self.clients[client], derive_seed(self.config.seed, "round", number)
+        seen = {**self.tensors, **self.personal.get(client, {})}
+        teachers = self.teachers_of(client, number, seen) if phase == "transfer" else None
+        objective = unsplit.Objective(self.network, phase, config.transfer.weights, teachers)
+        t = unsplit.leaves_of(seen, phase, samples.modalities)
+        steppers = unsplit.optimizers(t, config, rate)
+        masks = unsplit.Masks(seed, client)
+        trained_by: dict[str, set[int]] = {}
+        luck = derive(seed, client, "modality dropout")
+        for rows in self.batches(samples, phase, derive(seed, client, "batches")):
+            batch = unsplit.Batch(samples, rows, self.entering(samples, rows, phase, luck))
+            found = unsplit.gradients(t, self.network, objective, batch, masks)
+            unsplit.step(t, found, steppers, config)
+            for place, row in enumerate(rows.tolist()):
+                for name in self.trained_by_one(client, phase, batch, place, objective):
+                    trained_by.setdefault(name, set()).add(row)
+        return {name: (t[name].detach(), len(rows)) for name, rows in trained_by.items()}
+
+    def batches(self, samples: InMemorySamples, phase: str, generator: torch.Generator) -> list[Tensor]:
+        settings = self.config.federation
+        take = samples.labels >= 0
+        if phase == "transfer":
+            take = take | unlabelled_pairs(samples)
+        rows = take.nonzero().flatten()
+        made: list[Tensor] = []
+        passes = settings.local_epochs if settings.local_steps is None else settings.local_steps
+        for _ in range(passes):
+            order = rows[torch.randperm(len(rows), generator=generator)]
+            made += [order[start : start + settings.batch_size] for start in range(0, len(order), settings.batch_size)]
+            if settings.local_steps is not None and len(made) >= settings.local_steps:
+                return made[: settings.local_steps]
+        return made
+
+    def entering(self, samples: InMemorySamples, rows: Tensor, phase: str, luck: torch.Generator) -> list[set[str]]:
+        chance = self.config.fusion.modality_dropout
+        complete = unsplit.Batch.complete(samples, rows).entering
+        if chance == 0 or phase == "transfer":
+            return complete
+        draws = torch.rand(len(rows), len(samples.modalities), generator=luck).tolist()
+        left = []
+        for names, drawn in zip(complete, draws, strict=True):
+            value = {name: one for name, one in zip(samples.modalities, drawn, strict=True) if name in names}
+            left.append({name for name in names if value[name] >= chance} or {max(value, key=value.__getitem__)})
+        return left
+
+    def trained_by_one(self, client: str, phase: str, batch: unsplit.Batch, place: int, objective: unsplit.Objective) -> set[str]:
+        """Which tensors one sample trains: those that its loss alone has a gradient for. Samples of one pattern train the same."""
+        row = batch.rows[place : place + 1]
+        held = tuple(batch.samples.presence[row][0].tolist())
+        pattern = (client, phase, held, tuple(sorted(batch.entering[place])), int(batch.samples.labels[row]) >= 0)
+        if pattern not in self.trainers:
+            alone = unsplit.Batch(batch.samples, row, [batch.entering[place]])
+            t = unsplit.leaves_of(self.tensors, phase, batch.samples.modalities)
+            found = unsplit.gradients(t, self.network, objective, alone, unsplit.Masks())
+            self.trainers[pattern] = {name for name, gradient in found.items() if gradient is not None}
+        return self.trainers[pattern]
+
+    def teachers_of(self, client: str, number: int, seen: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+        """Logits in evaluation mode of the tensors that the client saw first in this window of rounds."""
+        samples = self.clients[client]
+        taught = unlabelled_pairs(samples)
+        if not bool(taught.any()):
+            return None
+        start = self.config.transfer.start
+        assert isinstance(start, int)
+        window = (number - start) // self.config.transfer.refresh
+        if self.teachers.get(client, (-1, {}))[0] != window:
+            self.teachers[client] = (window, self.teach(samples, taught, seen))
+        return self.teachers[client][1]
+
+    def teach(self, samples: InMemorySamples, taught: Tensor, seen: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        rows = taught.nonzero().flatten()
+        with torch.no_grad():
+            out = self.network.forward(seen, unsplit.Batch.complete(samples, rows), unsplit.Masks())
+        made = {}
+        for name in samples.modalities:
+            made[name] = torch.full((len(taught), len(self.data.classes)), float("nan"))
+            for row, fused, own in zip(rows.tolist(), out.fused, out.logits, strict=True):
+                if self.config.transfer.teacher == "fused":
+                    made[name][row] = fused
+                elif name in own:
+                    made[name][row] = own[name]
+        return made
+
+    # --- averages -----------------------------------------------------------------------------------------------------------------------
+
+    def over(self, name: str) -> str:
+        return next((rule.over for rule in self.config.averaging.rules if fnmatchcase(name, rule.pattern)), "clients")
+
+    def average(self, said: Mapping[str, Mapping[str, tuple[Tensor, int]]]) -> None:
+        new: dict[str, Tensor] = {}
+        for name in self.tensors:
+            heard = [(client, *trained[name]) for client, trained in said.items() if name in trained]
+            if self.over(name) == "nothing":
+                for client, value, _ in heard:
+                    self.personal.setdefault(client, {})[name] = value
+            elif heard:
+                new[name] = sum(value * number for _, value, number in heard) / sum(number for _, _, number in heard)
+        shared = sorted({name.partition(".")[2] for name in new if self.over(name) == "modalities"})
+        for rest in shared:
+            members = [f"{modality}.{rest}" for modality in self.data.modalities if f"{modality}.{rest}" in new]
+            mean = sum(new[member] for member in members) / len(members)
+            new |= dict.fromkeys(members, mean)
+        momentum = self.config.federation.server_momentum
+        for name, value in new.items():
+            self.velocity[name] = momentum * self.velocity.get(name, torch.zeros(())) + value - self.tensors[name]
+            new[name] = self.tensors[name] + self.velocity[name]
+        self.tensors = {**self.tensors, **new}
+
+    # --- warm start ---------------------------------------------------------------------------------------------------------------------
+
+    def warm_start(self) -> None:
+        """Discriminant classifiers of the pooled data."""
+        targets = {name: self.targets(samples) for name, samples in self.clients.items()}
+        counts = sum(q.sum(0) for q in targets.values()) + 0.5
+        self.log_prior = torch.from_numpy(np.log(counts / counts.sum())).to(self.log_prior.dtype)
+        prior = self.log_prior.double().numpy()
+        features = {name: self.pooled_features(samples) for name, samples in self.clients.items()}
+        settings = self.config.warm_start
+        for modality in self.data.modalities:
+            (z_even, q_even), (z_odd, q_odd) = (self.half(features, targets, modality, first) for first in (0, 1))
+            losses = {}
+            for shrinkage in settings.shrinkages:
+                weight, bias = discriminant(z_even, q_even, shrinkage)
+                for scale in settings.scales:
+                    losses[shrinkage, scale] = cross_entropy(scale * (z_odd @ weight.T + bias) + prior, q_odd.argmax(1))
+            self.chosen[modality] = min(losses, key=losses.__getitem__)
+            self.classify(modality, np.concatenate([z_even, z_odd]), np.concatenate([q_even, q_odd]), prior)
+        if self.config.transfer.closed_form and any(unlabelled_pairs(samples).any() for samples in self.clients.values()):
+            soft = {name: targets[name] + self.soft_targets(samples) for name, samples in self.clients.items()}
+            for modality in self.data.modalities:
+                halves = [self.half(features, soft, modality, first) for first in (0, 1)]
+                self.classify(modality, *(np.concatenate(parts) for parts in zip(*halves, strict=True)), prior)
+
+    def classify(self, modality: str, z: np.ndarray, q: np.ndarray, prior: np.ndarray) -> None:
+        shrinkage, scale = self.chosen[modality]
+        weight, bias = discriminant(z, q, shrinkage)
+        for part, value in (("weight", scale * weight), ("bias", scale * bias + prior)):
+            name = f"{modality}.classifier.{part}"
+            self.tensors[name] = torch.from_numpy(value).to(self.tensors[name].dtype)
+
+    def targets(self, samples: InMemorySamples) -> np.ndarray:
+        q = (samples.labels[:, None] == torch.arange(len(self.data.classes))).double().numpy()
+        return q * (q.sum(0) >= self.config.warm_start.min_count)
+
+    def soft_targets(self, samples: InMemorySamples) -> np.ndarray:
+        """Only where every modality is taught by the fused logits."""
+        q, taught = np.zeros((len(samples.labels), len(self.data.classes))), unlabelled_pairs(samples)
+        if bool(taught.any()):
+            teacher = next(iter(self.teach(samples, taught, self.tensors).values()))
+            q[taught.numpy()] = unsplit.log_softmax(teacher[taught]).exp().double().numpy()
+        return q
+
+    def pooled_features(self, samples: InMemorySamples) -> dict[str, np.ndarray]:
+        """modality -> (N, D), NaN where absent."""
+        found = {}
+        with torch.no_grad():
+            for column, name in enumerate(samples.modalities):
+                rows = samples.presence[:, column].nonzero().flatten()
+                z = self.network.features(self.tensors, name, samples.inputs(name, rows), unsplit.Masks())
+                found[name] = np.full((len(samples.labels), z.shape[1]), np.nan)
+                found[name][rows.numpy()] = z.double().numpy()
+        return found
+
+    def half(
+        self, features: Mapping[str, Mapping[str, np.ndarray]], targets: Mapping[str, np.ndarray], modality: str, first: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Every other sample of each client that has the modality and a target."""
+        z, q = [], []
+        for client in self.clients:
+            if modality in features[client]:
+                known = (targets[client].sum(1) > 0) & ~np.isnan(features[client][modality][:, 0])
+                z.append(features[client][modality][known][first::2])
+                q.append(targets[client][known][first::2])
+        return np.concatenate(z), np.concatenate(q)
