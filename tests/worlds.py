@@ -102,9 +102,9 @@ def columns(number: int, seed: int = 1) -> tuple[dict[str, dict[str, Tensor]], T
 
 
 def some_missing(number: int, modalities: Sequence[str], seed: int = 2) -> Tensor:
-    """(number, M) bool: about a third of the entries are absent, and no row is empty."""
+    """(number, M) bool: nearly half of the entries are absent, and no row is empty."""
     g = torch.Generator().manual_seed(seed)
-    presence = torch.rand(number, len(modalities), generator=g, dtype=torch.float32) < 0.67
+    presence = torch.rand(number, len(modalities), generator=g, dtype=torch.float32) < 0.5
     presence[torch.arange(number), torch.randint(0, len(modalities), (number,), generator=g)] = True
     return presence
 
