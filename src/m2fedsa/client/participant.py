@@ -123,9 +123,9 @@ class Client:
         for modality, (rows, pooled) in sweep.pooled().items():
             logits = soft.get(modality, soft.get("fused"))
             targets = hard if logits is None else hard + logits.double().softmax(1).nan_to_num()
-            taken = targets[rows].sum(1) > 0
-            z, q = pooled[taken], targets[rows][taken]
-            even[modality], odd[modality] = class_sums(z[0::2], q[0::2]), class_sums(z[1::2], q[1::2])
+            q, judged = targets[rows], odd_places(hard[rows].sum(1) > 0)
+            fitted = (q.sum(1) > 0) & ~judged
+            even[modality], odd[modality] = class_sums(pooled[fitted], q[fitted]), class_sums(pooled[judged], q[judged])
         return SumsResult(self.name, even, odd, hard.sum(0), sweep.traffic)
 
     def _judge(self, task: JudgeTask) -> JudgeResult:
@@ -134,9 +134,8 @@ class Client:
         targets, log_prior = self._hard_targets(), task.view.log_prior.double()
         losses = {}
         for modality, (rows, pooled) in sweep.pooled().items():
-            q = targets[rows]
-            taken = q.sum(1) > 0
-            z, labels = pooled[taken][1::2].double(), q[taken][1::2].argmax(1)
+            judged = odd_places(targets[rows].sum(1) > 0)
+            z, labels = pooled[judged].double(), targets[rows][judged].argmax(1)
             table = [
                 [
                     torch.nn.functional.cross_entropy(scale * (z @ weight.T + bias) + log_prior, labels, reduction="sum")
@@ -231,3 +230,8 @@ class Client:
         """Take the local tensors written for a round."""
         assert self.store is not None
         self.local, self._staged = self.store.read(round_number, file), None
+
+
+def odd_places(taken: Tensor) -> Tensor:
+    """(n,) bool: every other one of the taken samples, the second first: those on which classifiers are judged."""
+    return taken & (taken.cumsum(0) % 2 == 0)

@@ -1,4 +1,4 @@
-"""The warm start as the fed server runs it: two exchanges for the classifiers, one more where there are unlabelled samples.
+"""The warm start as the fed server runs it: two exchanges for the classifiers, two more where there are unlabelled samples.
 
 (Section "Warm start" and "Unlabelled samples", closed form.)
 """
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from m2fedsa.fed_server.server import FedServer
-from m2fedsa.messages import ClassSums, Failure, JudgeResult, JudgeTask, Result, SumsResult, SumsTask, Task, Traffic
+from m2fedsa.messages import Failure, JudgeResult, JudgeTask, Result, SumsResult, SumsTask, Task, Traffic
 from m2fedsa.state import nbytes
 from m2fedsa.warm_start import best, discriminant, total
 
@@ -30,48 +30,51 @@ class WarmStart:
 
 def warm_start(server: FedServer, ask: Ask) -> WarmStart:
     """Set the classifiers and π of the fed server's state from the clients' sums."""
-    config = server.blueprint.config.warm_start
     holders = sorted(name for name, client in server.clients.items() if client.labelled > 0)
-    sums, first = _sums(server, ask, holders, soft=False)
-    even = total(result.even for result in sums)
-    odd = total(result.odd for result in sums)
-    counts = _ordered_sum([result.counts for result in sums])
+    taught = sorted(name for name, client in server.clients.items() if client.teachable > 0)
+    first, chosen = _fit(server, ask, holders, holders, soft=False)
+    if taught and chosen and server.blueprint.config.transfer.closed_form:
+        # Once only: repeated, it drifts away from the labels.
+        second, chosen = _fit(server, ask, sorted({*holders, *taught}), holders, soft=True)
+        first = first + second
+    return WarmStart(chosen, first.traffic, first.failures)
+
+
+def _fit(
+    server: FedServer, ask: Ask, clients: Sequence[str], judges: Sequence[str], soft: bool
+) -> tuple["_Exchange", dict[str, tuple[float, float]]]:
+    """Two exchanges: fit on even samples and judge on odd ones, then refit on all.
+
+    With soft labels the choice is made anew: ten times the samples want less shrinkage. Unlabelled samples count as even ones.
+    """
+    config = server.blueprint.config.warm_start
+    sums, first = _sums(server, ask, clients, soft)
+    if not sums:
+        return first, {}
+    even, odd = total(result.even for result in sums), total(result.odd for result in sums)
+    server.adopt({}, _ordered_sum([result.counts for result in sums]))
     candidates = {
         name: tuple(discriminant(one, shrinkage) for shrinkage in config.shrinkages)
         for name, one in even.items()
         if float(one.counts.sum()) > 0
     }
-    server.adopt({}, counts)
-    tables, second = _judge(
-        server, ask, holders, {name: tuple((one.weight, one.bias) for one in many) for name, many in candidates.items()}
-    )
+    tables, second = _judge(server, ask, judges, {name: tuple((one.weight, one.bias) for one in many) for name, many in candidates.items()})
     chosen = best(tables, config.shrinkages, config.scales)
-    whole = total([even, odd])
-    _adopt(server, whole, chosen)
-    traffic, failures = first.traffic + second.traffic, first.failures + second.failures
-    teachers = sorted(name for name, client in server.clients.items() if client.teachable > 0)
-    if teachers and server.blueprint.config.transfer.closed_form:
-        # Once only: repeated, it drifts away from the labels.
-        everyone = sorted({*holders, *teachers})
-        soft, third = _sums(server, ask, everyone, soft=True)
-        _adopt(server, total(half for result in soft for half in (result.even, result.odd)), chosen)
-        traffic, failures = traffic + third.traffic, failures + third.failures
-    return WarmStart(chosen, traffic, failures)
-
-
-def _adopt(server: FedServer, sums: Mapping[str, ClassSums], chosen: Mapping[str, tuple[float, float]]) -> None:
-    """Refit on all samples, scale, and add the prior to the bias."""
     classifiers = {}
     for modality, (shrinkage, scale) in chosen.items():
-        fitted = discriminant(sums[modality], shrinkage)
+        fitted = discriminant(even[modality] + odd[modality], shrinkage)
         classifiers[modality] = (scale * fitted.weight, scale * fitted.bias + server.state.log_prior.double())
     server.adopt(classifiers, None)
+    return first + second, chosen
 
 
 @dataclass(frozen=True)
 class _Exchange:
     traffic: Traffic
     failures: tuple[Failure, ...]
+
+    def __add__(self, other: "_Exchange") -> "_Exchange":
+        return _Exchange(self.traffic + other.traffic, self.failures + other.failures)
 
 
 def _sums(server: FedServer, ask: Ask, clients: Sequence[str], soft: bool) -> tuple[list[SumsResult], _Exchange]:
