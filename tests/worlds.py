@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from m2fedsa.assembly import Extensions, Parties, assemble
 from m2fedsa.config import Config
 from m2fedsa.data.samples import UNLABELLED, ClientData, FederatedData, InMemorySamples
-from m2fedsa.messages import Averaged, Failure, RoundPlan, TrainResult, TrainTask
+from m2fedsa.messages import Averaged, Failure, RoundPlan, Traffic, TrainResult, TrainTask
 from m2fedsa.seeding import derive
 from m2fedsa.state import snapshot
 from m2fedsa.storage import Store
@@ -129,7 +129,10 @@ def federated(
     modalities: Sequence[str] = MODALITIES,
     seed: int = 1,
 ) -> FederatedData:
-    """The clients' data, and one client each that validates (`val`) and tests (`tst`), with all modalities."""
+    """The clients' data, and one client each that validates (`val`) and tests (`tst`), with all modalities.
+
+    `unlabelled` is the chance of a training sample to have no label; each client's first sample keeps its own.
+    """
     held = {"val": 8, "tst": 12}
     table, labels = columns(sum(number for _, number in clients.values()) + sum(held.values()), seed)
     g = torch.Generator().manual_seed(seed + 1)
@@ -141,7 +144,7 @@ def federated(
         lacking = len(owned) > 1 and name != "ann"
         presence = some_missing(number, owned, seed + place) if lacking else None
         known = labels[rows].clone()
-        known[torch.rand(number, generator=g, dtype=torch.float32) < unlabelled] = UNLABELLED
+        known[1:][torch.rand(number - 1, generator=g, dtype=torch.float32) < unlabelled] = UNLABELLED
         found[name] = ClientData(owned, train=samples(table, known, rows, owned, presence))
     for name, number in held.items():
         rows = torch.arange(start, start + number)
@@ -193,6 +196,7 @@ def perturbed(tensors: Mapping[str, Tensor], seed: int = 5) -> dict[str, Tensor]
 
 
 LOG_PRIOR = (0.4, 0.3, 0.2, 0.1)
+NO_TRAFFIC = Traffic()
 
 
 def unsettle(who: Parties, seed: int = 5) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

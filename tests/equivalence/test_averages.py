@@ -191,10 +191,10 @@ def test_a_weighted_mean_of_equal_values_is_that_value() -> None:
 
 
 def with_failing(data: FederatedData) -> FederatedData:
-    """bob, of whose pictures one is not a number."""
+    """bob, of whose labelled pictures one is not a number."""
     bob = data.clients["bob"].train
     columns = {name: {key: value.clone() for key, value in one.items()} for name, one in bob.columns.items()}
-    columns["image"]["pixel_values"][bob.indices[bob.presence[:, 0]][1]] = float("nan")
+    columns["image"]["pixel_values"][bob.indices[bob.presence[:, 0] & (bob.labels >= 0)][0]] = float("nan")
     return replace(data, clients={**data.clients, "bob": replace(data.clients["bob"], train=replace(bob, columns=columns))})
 
 

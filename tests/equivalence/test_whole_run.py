@@ -35,18 +35,17 @@ def both(monkeypatch: pytest.MonkeyPatch, config: Config, data: FederatedData) -
 
 
 RUNS = {
-    "fusion, then transfer": {},
+    "fusion, then transfer": {"federation__rounds": 4},
     "without dropout": NO_DROPOUT,
-    "two epochs, dropout everywhere": {"federation__local_epochs": 2, "federation__rounds": 3, "loss__classifier_dropout": 0.2},
+    "two epochs, dropout everywhere": {"federation__local_epochs": 2, "loss__classifier_dropout": 0.2},
     "server momentum and cosine": {"federation__server_momentum": 0.6, "optimizer__schedule": "cosine"},
     "two clients of five, seven steps": {"federation__clients_per_round": 2, "federation__local_steps": 7},
-    "modality dropout": {"fusion__modality_dropout": 0.4, "transfer__start": "never", "federation__rounds": 3},
+    "modality dropout": {"fusion__modality_dropout": 0.4, "transfer__start": "never"},
     "the paper's logits, plain losses": {
         "fusion__late": False,
         "loss__prior_adjusted": False,
         "fusion__gradient_to_encoders": False,
         "fusion__bilinear": False,
-        "federation__rounds": 3,
     },
     "personal classifiers": {
         "averaging__rules": '[{pattern="*.classifier.*", over="nothing"}, {pattern="*.ta.*", over="clients"}]',
@@ -59,7 +58,7 @@ RUNS = {
 
 @pytest.mark.parametrize("which", RUNS)
 def test_a_whole_run(float64, monkeypatch: pytest.MonkeyPatch, which: str) -> None:
-    config = worlds.config(**{"federation__rounds": 4, "transfer__start": 3, **RUNS[which]})
+    config = worlds.config(**{"federation__rounds": 3, "transfer__start": 3, **RUNS[which]})
     who, reference, ours = both(monkeypatch, config, worlds.federated(unlabelled=0.0))
     worlds.assert_close(worlds.settled(ours), worlds.settled(reference.tensors), 1e-9)
     start = {**initial_client_tensors(who.blueprint), **initial_server_tensors(who.blueprint)}

@@ -21,8 +21,12 @@ def unlabelled_pairs(samples: InMemorySamples) -> Tensor:
 
 
 def discriminant(z: np.ndarray, q: np.ndarray, shrinkage: float) -> tuple[np.ndarray, np.ndarray]:
-    """Linear discriminant analysis of pooled features (N, D) under weights (N, K), without the prior; every class occurs."""
-    means = np.stack([np.average(z, axis=0, weights=q[:, one]) for one in range(q.shape[1])])
+    """Linear discriminant analysis of pooled features (N, D) under weights (N, K), without the prior.
+
+    A class of nobody has the mean of all.
+    """
+    weights = [column if column.any() else q.sum(1) for column in q.T]
+    means = np.stack([np.average(z, axis=0, weights=one) for one in weights])
     within = np.zeros((z.shape[1], z.shape[1]))
     for one, mean in enumerate(means):
         within += np.einsum("n,nd,ne->de", q[:, one], z - mean, z - mean)
@@ -205,45 +209,47 @@ class Run:
     # --- warm start ---------------------------------------------------------------------------------------------------------------------
 
     def warm_start(self) -> None:
-        """Discriminant classifiers of the pooled data."""
-        targets = {name: self.targets(samples) for name, samples in self.clients.items()}
-        counts = sum(q.sum(0) for q in targets.values()) + 0.5
+        """Discriminant classifiers of the pooled data; once more with the soft labels of samples that have none."""
+        hard = {name: self.targets(samples) for name, samples in self.clients.items()}
+        counts = sum(q.sum(0) for q in hard.values()) + 0.5
         self.log_prior = torch.from_numpy(np.log(counts / counts.sum())).to(self.log_prior.dtype)
-        prior = self.log_prior.double().numpy()
         features = {name: self.pooled_features(samples) for name, samples in self.clients.items()}
-        settings = self.config.warm_start
+        self.solve(features, hard, {name: np.zeros_like(q) for name, q in hard.items()})
+        if self.config.transfer.closed_form and any(unlabelled_pairs(samples).any() for samples in self.clients.values()):
+            self.solve(features, hard, {name: self.soft_targets(samples) for name, samples in self.clients.items()})
+
+    def solve(
+        self, features: Mapping[str, Mapping[str, np.ndarray]], hard: Mapping[str, np.ndarray], soft: Mapping[str, np.ndarray]
+    ) -> None:
+        """Per modality: choose shrinkage and scale on every other labelled sample of each client, by fits on all the rest; refit."""
+        settings, prior = self.config.warm_start, self.log_prior.double().numpy()
         for modality in self.data.modalities:
-            (z_even, q_even), (z_odd, q_odd) = (self.half(features, targets, modality, first) for first in (0, 1))
+            (z_even, q_even), (z_odd, q_odd), (z_soft, q_soft) = (
+                self.pool(features, targets, modality, first, every) for targets, first, every in ((hard, 0, 2), (hard, 1, 2), (soft, 0, 1))
+            )
+            z_fit, q_fit = np.concatenate([z_even, z_soft]), np.concatenate([q_even, q_soft])
             losses = {}
             for shrinkage in settings.shrinkages:
-                weight, bias = discriminant(z_even, q_even, shrinkage)
+                weight, bias = discriminant(z_fit, q_fit, shrinkage)
                 for scale in settings.scales:
                     losses[shrinkage, scale] = cross_entropy(scale * (z_odd @ weight.T + bias) + prior, q_odd.argmax(1))
-            self.chosen[modality] = min(losses, key=losses.__getitem__)
-            self.classify(modality, np.concatenate([z_even, z_odd]), np.concatenate([q_even, q_odd]), prior)
-        if self.config.transfer.closed_form and any(unlabelled_pairs(samples).any() for samples in self.clients.values()):
-            soft = {name: targets[name] + self.soft_targets(samples) for name, samples in self.clients.items()}
-            for modality in self.data.modalities:
-                halves = [self.half(features, soft, modality, first) for first in (0, 1)]
-                self.classify(modality, *(np.concatenate(parts) for parts in zip(*halves, strict=True)), prior)
-
-    def classify(self, modality: str, z: np.ndarray, q: np.ndarray, prior: np.ndarray) -> None:
-        shrinkage, scale = self.chosen[modality]
-        weight, bias = discriminant(z, q, shrinkage)
-        for part, value in (("weight", scale * weight), ("bias", scale * bias + prior)):
-            name = f"{modality}.classifier.{part}"
-            self.tensors[name] = torch.from_numpy(value).to(self.tensors[name].dtype)
+            shrinkage, scale = self.chosen[modality] = min(losses, key=losses.__getitem__)
+            weight, bias = discriminant(np.concatenate([z_fit, z_odd]), np.concatenate([q_fit, q_odd]), shrinkage)
+            for part, value in (("weight", scale * weight), ("bias", scale * bias + prior)):
+                name = f"{modality}.classifier.{part}"
+                self.tensors[name] = torch.from_numpy(value).to(self.tensors[name].dtype)
 
     def targets(self, samples: InMemorySamples) -> np.ndarray:
         q = (samples.labels[:, None] == torch.arange(len(self.data.classes))).double().numpy()
         return q * (q.sum(0) >= self.config.warm_start.min_count)
 
     def soft_targets(self, samples: InMemorySamples) -> np.ndarray:
-        """Only where every modality is taught by the fused logits."""
+        """softmax(s) of the unlabelled samples of several modalities, zero elsewhere."""
         q, taught = np.zeros((len(samples.labels), len(self.data.classes))), unlabelled_pairs(samples)
         if bool(taught.any()):
-            teacher = next(iter(self.teach(samples, taught, self.tensors).values()))
-            q[taught.numpy()] = unsplit.log_softmax(teacher[taught]).exp().double().numpy()
+            with torch.no_grad():
+                out = self.network.forward(self.tensors, unsplit.Batch.complete(samples, taught.nonzero().flatten()), unsplit.Masks())
+            q[taught.numpy()] = unsplit.log_softmax(torch.stack(out.fused)).exp().double().numpy()
         return q
 
     def pooled_features(self, samples: InMemorySamples) -> dict[str, np.ndarray]:
@@ -257,14 +263,14 @@ class Run:
                 found[name][rows.numpy()] = z.double().numpy()
         return found
 
-    def half(
-        self, features: Mapping[str, Mapping[str, np.ndarray]], targets: Mapping[str, np.ndarray], modality: str, first: int
+    def pool(
+        self, features: Mapping[str, Mapping[str, np.ndarray]], targets: Mapping[str, np.ndarray], modality: str, first: int, every: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Every other sample of each client that has the modality and a target."""
+        """Features and targets of each client's first, second, … sample that has the modality and a target."""
         z, q = [], []
         for client in self.clients:
             if modality in features[client]:
                 known = (targets[client].sum(1) > 0) & ~np.isnan(features[client][modality][:, 0])
-                z.append(features[client][modality][known][first::2])
-                q.append(targets[client][known][first::2])
+                z.append(features[client][modality][known][first::every])
+                q.append(targets[client][known][first::every])
         return np.concatenate(z), np.concatenate(q)

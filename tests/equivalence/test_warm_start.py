@@ -1,0 +1,251 @@
+"""The warm start against scikit-learn's discriminant analysis of the pooled data, and numpy where labels are soft."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from tests import worlds
+from tests.equivalence.unsplit_run import Run
+from tests.equivalence.unsplit_run import discriminant as weighted_discriminant
+
+from m2fedsa.assembly import Parties
+from m2fedsa.blueprint import initial_client_tensors, initial_server_tensors
+from m2fedsa.data.samples import FederatedData
+from m2fedsa.fed_server.warm import WarmStart, warm_start
+from m2fedsa.messages import ClassSums, Failure, JudgeResult, SumsResult
+from m2fedsa.warm_start import best, class_sums, discriminant, total
+
+CLASSES = len(worlds.CLASSES)
+
+
+def sklearn_discriminant(z: np.ndarray, y: np.ndarray, shrinkage: float) -> tuple[np.ndarray, np.ndarray]:
+    """Weight and bias without the prior; `y` has every class."""
+    fitted = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=shrinkage).fit(z, y)
+    return fitted.coef_, fitted.intercept_ - np.log(fitted.priors_)
+
+
+def one_hot(labels: np.ndarray, classes: int = CLASSES) -> torch.Tensor:
+    return torch.from_numpy(np.eye(classes)[labels])
+
+
+# --- from sums ----------------------------------------------------------------------------------------------------------------------
+
+
+@given(
+    shrinkage=st.floats(0.01, 1.0),
+    width=st.integers(2, 9),
+    classes=st.integers(3, 6),
+    clients=st.integers(1, 5),
+    seed=st.integers(0, 2**16),
+)
+@hypothesis_settings(max_examples=40)
+def test_a_discriminant_from_sums_is_that_of_the_pooled_data(shrinkage, width, classes, clients, seed) -> None:
+    """Sums of clients in any split, features far off centre as those of real encoders are; each class with one sample at least."""
+    draw = np.random.default_rng(seed)
+    y = np.concatenate([np.arange(classes), draw.integers(0, classes, 50)])
+    z = draw.normal(size=(len(y), width)) @ draw.normal(size=(width, width)) + 5 * draw.normal(size=(classes, width))[y] + 10
+    owner = draw.integers(0, clients, len(y))
+    parts = [{"m": class_sums(torch.from_numpy(z[owner == one]), one_hot(y[owner == one], classes))} for one in range(clients)]
+    found = discriminant(total(parts)["m"], shrinkage)
+    weight, bias = sklearn_discriminant(z, y, shrinkage)
+    # Both solve the same system; how far apart that leaves them depends on its condition.
+    assert np.allclose(found.weight.numpy(), weight, rtol=1e-6, atol=1e-7 * np.abs(weight).max())
+    assert np.allclose(found.bias.numpy(), bias, rtol=1e-6, atol=1e-7 * np.abs(bias).max())
+
+
+def test_sums_by_hand() -> None:
+    """Features (1, 2), (3, 4), (5, 6) of classes 0, 1, 0."""
+    sums = class_sums(torch.tensor([[1, 2], [3, 4], [5, 6]]), torch.tensor([[1, 0], [0, 1], [1, 0]]))
+    assert sums.counts.tolist() == [2, 1]
+    assert sums.sums.tolist() == [[6, 8], [3, 4]]
+    assert sums.products.tolist() == [[1 + 9 + 25, 2 + 12 + 30], [2 + 12 + 30, 4 + 16 + 36]]
+    assert {one.dtype for one in (sums.counts, sums.sums, sums.products)} == {torch.float64}
+
+
+def test_sums_of_soft_labels_by_hand() -> None:
+    """A quarter of (4, 0) counts for class 0, and three of them for class 1; the products count it once."""
+    sums = class_sums(torch.tensor([[4.0, 0.0], [0.0, 2.0]]), torch.tensor([[0.25, 0.75], [1.0, 0.0]]))
+    assert sums.counts.tolist() == [1.25, 0.75]
+    assert sums.sums.tolist() == [[1, 2], [3, 0]]
+    assert sums.products.tolist() == [[16, 0], [0, 4]]
+
+
+@pytest.mark.parametrize("shrinkage", [0.01, 0.3, 1.0])
+def test_soft_labels_are_weights(shrinkage: float) -> None:
+    draw = np.random.default_rng(3)
+    z, q = draw.normal(size=(40, 5)) + 3, draw.dirichlet(np.ones(4), 40)
+    found = discriminant(class_sums(torch.from_numpy(z), torch.from_numpy(q)), shrinkage)
+    weight, bias = weighted_discriminant(z, q, shrinkage)
+    assert np.allclose(found.weight, weight, rtol=1e-9)
+    assert np.allclose(found.bias, bias, rtol=1e-9)
+    # Whole numbers of copies are weights too: the reference itself against scikit-learn.
+    y, copies = draw.integers(0, 4, 40), draw.integers(1, 4, 40)
+    repeated = sklearn_discriminant(np.repeat(z, copies, 0), np.repeat(y, copies), shrinkage)
+    for ours, theirs in zip(weighted_discriminant(z, np.eye(4)[y] * copies[:, None], shrinkage), repeated, strict=True):
+        assert np.allclose(ours, theirs, rtol=1e-8)
+
+
+def test_a_class_of_nobody_sits_at_the_mean_of_all_and_moves_no_other() -> None:
+    draw = np.random.default_rng(4)
+    z, y = draw.normal(size=(30, 3)), draw.integers(0, 3, 30)
+    found = discriminant(class_sums(torch.from_numpy(z), one_hot(y, 4)), 0.2)
+    weight, bias = sklearn_discriminant(z, y, 0.2)
+    assert np.allclose(found.weight[:3], weight, rtol=1e-8)
+    assert np.allclose(found.bias[:3], bias, rtol=1e-8)
+    within = sum((z[y == c] - z[y == c].mean(0)).T @ (z[y == c] - z[y == c].mean(0)) for c in range(3)) / 30
+    shrunk = 0.8 * within + 0.2 * np.trace(within) / 3 * np.eye(3)
+    assert np.allclose(found.weight[3], np.linalg.solve(shrunk, z.mean(0)), rtol=1e-8)
+
+
+def test_features_that_are_all_the_same_give_finite_classifiers() -> None:
+    found = discriminant(class_sums(torch.ones(6, 3), one_hot(np.array([0, 1, 2, 0, 1, 2]))), 0.01)
+    assert bool(found.weight.isfinite().all())
+    assert bool(found.bias.isfinite().all())
+
+
+def test_the_best_of_a_table() -> None:
+    tables = {"image": torch.tensor([[3.0, 2.0, 9.0], [4.0, 5.0, 1.5]]), "text": torch.tensor([[0.5, 2.0, 9.0], [4.0, 5.0, 1.5]])}
+    assert best(tables, (0.1, 0.2), (1.0, 2.0, 4.0)) == {"image": (0.2, 4.0), "text": (0.1, 1.0)}
+
+
+# --- through a federation -----------------------------------------------------------------------------------------------------------
+
+BIG = {name: (owned, 3 * number) for name, (owned, number) in worlds.CLIENTS.items()}
+
+
+def started(data: FederatedData, **settings: object) -> tuple[Parties, WarmStart, Run, list[object]]:
+    """After the exchange of a whole federation; the reference after its own; what the clients answered."""
+    config = worlds.config(federation__warm_start=True, **settings)
+    who = worlds.parties(config, data)
+    start = {**initial_client_tensors(who.blueprint), **initial_server_tensors(who.blueprint)}
+    answers: list[object] = []
+
+    def ask(tasks) -> list[object]:
+        found = list(who.federation.run(tasks))
+        answers.extend(found)
+        return found
+
+    outcome = warm_start(who.fed_server, ask)
+    reference = Run(config, data, worlds.encoders(), start)
+    reference.warm_start()
+    assert not outcome.failures
+    return who, outcome, reference, answers
+
+
+def pooled(reference: Run, modality: str) -> tuple[np.ndarray, np.ndarray]:
+    """Features and labels of all labelled samples of all clients."""
+    z, y = [], []
+    for samples in reference.clients.values():
+        if modality in samples.modalities:
+            known = samples.presence[:, samples.modalities.index(modality)] & (samples.labels >= 0)
+            z.append(reference.pooled_features(samples)[modality][known.numpy()])
+            y.append(samples.labels[known].numpy())
+    return np.concatenate(z), np.concatenate(y)
+
+
+def test_the_classifiers_are_those_of_the_pooled_data(float64) -> None:
+    """Every client holds a part, some lack classes, some modalities, some samples lack modalities or labels."""
+    data = worlds.federated(BIG, unlabelled=0.2)
+    for name, missing in (("ann", 0), ("dee", 3), ("eve", 1)):
+        labels = data.clients[name].train.labels
+        labels[labels == missing] = 2
+    who, outcome, reference, _ = started(data, transfer__closed_form=False)
+    counts = np.zeros(CLASSES)
+    for samples in reference.clients.values():
+        counts += np.bincount(samples.labels[samples.labels >= 0].numpy(), minlength=CLASSES)
+    prior = np.log((counts + 0.5) / (counts + 0.5).sum())
+    assert np.allclose(who.fed_server.state.log_prior, prior, rtol=1e-12)
+    for modality in worlds.MODALITIES:
+        shrinkage, scale = outcome.chosen[modality]
+        weight, bias = sklearn_discriminant(*pooled(reference, modality), shrinkage)
+        found = {part: who.fed_server.state.tensors[f"{modality}.classifier.{part}"].numpy() for part in ("weight", "bias")}
+        assert np.allclose(found["weight"], scale * weight, rtol=1e-7), modality
+        assert np.allclose(found["bias"], scale * bias + prior, rtol=1e-7), modality
+
+
+GRIDS = {
+    "as it comes": {},
+    "coarse": {"warm_start__shrinkages": "[0.05, 0.9]", "warm_start__scales": "[0.5, 2.0]"},
+    "fine": {"warm_start__shrinkages": "[0.2, 0.5, 0.8, 0.99]", "warm_start__scales": "[0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6]"},
+    "rare classes left out": {"warm_start__min_count": 5},
+}
+
+
+@pytest.mark.parametrize("unlabelled", [0.0, 0.4])
+@pytest.mark.parametrize("which", GRIDS)
+def test_shrinkage_and_scale_are_those_of_a_search_over_pooled_halves(float64, which: str, unlabelled: float) -> None:
+    """Fitted on the even samples of all clients, judged on their odd ones, refitted on all; and so once more with soft labels."""
+    data = worlds.federated(BIG, unlabelled=unlabelled)
+    who, outcome, reference, _ = started(data, **GRIDS[which])
+    assert outcome.chosen == reference.chosen
+    ours = {name: tensor for name, tensor in who.fed_server.state.tensors.items() if ".classifier." in name and "fused" not in name}
+    worlds.assert_close(ours, {name: reference.tensors[name] for name in ours}, 1e-9)
+    assert torch.allclose(who.fed_server.state.log_prior, reference.log_prior, rtol=1e-12)
+    untouched = [name for name in who.fed_server.state.tensors if name not in ours]
+    start = initial_client_tensors(who.blueprint)
+    assert all(torch.equal(who.fed_server.state.tensors[name], start[name]) for name in untouched)
+
+
+def test_soft_labels_enter_once_and_move_the_classifiers(float64) -> None:
+    data = worlds.federated(BIG, unlabelled=0.5)
+    (with_them, _, reference, answers), (without, _, _, _) = started(data), started(data, transfer__closed_form=False)
+    name = "image.classifier.weight"
+    assert not torch.allclose(with_them.fed_server.state.tensors[name], without.fed_server.state.tensors[name], rtol=1e-3)
+    assert torch.equal(with_them.fed_server.state.log_prior, without.fed_server.state.log_prior)
+    sums = [answer for answer in answers if isinstance(answer, SumsResult)]
+    judged = [answer for answer in answers if isinstance(answer, JudgeResult)]
+    # Two exchanges with labels alone, two more with the soft ones, and no third time.
+    assert (len(sums), len(judged)) == (2 * len(reference.clients), 2 * len(reference.clients))
+
+
+@pytest.mark.parametrize("least", [1, 4])
+def test_what_a_client_returns_is_sums_of_its_own_samples(float64, least: int) -> None:
+    """Counts, sums and products by numpy over the even and the odd of its labelled samples that have the modality."""
+    data = worlds.federated(BIG, unlabelled=0.2)
+    _, _, reference, answers = started(data, warm_start__min_count=least, transfer__closed_form=False)
+    start = Run(reference.config, data, worlds.encoders(), dict(reference.tensors))
+    left_out = 0
+    for answer in answers:
+        if not isinstance(answer, SumsResult):
+            continue
+        samples = start.clients[answer.client]
+        labels = samples.labels.numpy()
+        counts = np.bincount(labels[labels >= 0], minlength=CLASSES)
+        left_out += int(counts[counts < least].sum())
+        kept = np.where(counts < least, 0, counts)
+        assert np.array_equal(answer.counts.numpy(), kept)
+        for column, modality in enumerate(samples.modalities):
+            z = start.pooled_features(samples)[modality]
+            rows = [row for row, y in enumerate(labels) if y >= 0 and kept[y] and bool(samples.presence[row, column])]
+            for half, found in ((rows[0::2], answer.even[modality]), (rows[1::2], answer.odd[modality])):
+                check_sums(found, z[half], labels[half])
+    assert (left_out > 0) == (least > 1)
+
+
+def check_sums(found: ClassSums, z: np.ndarray, y: np.ndarray) -> None:
+    assert np.array_equal(found.counts.numpy(), np.bincount(y, minlength=CLASSES))
+    for one in range(CLASSES):
+        assert np.allclose(found.sums[one], z[y == one].sum(0), atol=1e-12)
+    assert np.allclose(found.products, z.T @ z, atol=1e-12)
+
+
+def test_a_client_that_fails_is_left_out_of_the_sums(float64) -> None:
+    data = worlds.federated(BIG)
+    config = worlds.config(federation__warm_start=True)
+    who = worlds.parties(config, data)
+
+    def ask(tasks) -> list[object]:
+        return [Failure("eve", "DataError", "") if task.client == "eve" else next(iter(who.federation.run([task]))) for task in tasks]
+
+    outcome = warm_start(who.fed_server, ask)
+    assert {failure.client for failure in outcome.failures} == {"eve"}
+    clients = {name: client for name, client in data.clients.items() if name != "eve"}
+    start = {**initial_client_tensors(who.blueprint), **initial_server_tensors(who.blueprint)}
+    reference = Run(config, FederatedData(data.classes, data.modalities, clients), worlds.encoders(), start)
+    reference.warm_start()
+    for modality in worlds.MODALITIES:
+        name = f"{modality}.classifier.weight"
+        assert torch.allclose(who.fed_server.state.tensors[name], reference.tensors[name], rtol=1e-8), modality
