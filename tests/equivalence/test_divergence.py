@@ -1,0 +1,150 @@
+"""A loss, feature or gradient that is not finite ends that client's round with an error that says where; the run goes on without it."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tests import worlds
+from torch import Tensor
+
+from m2fedsa import training
+from m2fedsa.data.samples import FederatedData
+from m2fedsa.errors import RunError
+from m2fedsa.losses import Losses, Predictions, step_loss
+from m2fedsa.seeding import derive, derive_seed
+
+NAN, INF = float("nan"), float("inf")
+
+
+def poisoned(data: FederatedData, client: str, modality: str, row: int, value: float = NAN) -> FederatedData:
+    """One sample of one client with an input that is not finite."""
+    train = data.clients[client].train
+    assert bool(train.presence[row, train.modalities.index(modality)])
+    columns = {name: {key: tensor.clone() for key, tensor in one.items()} for name, one in train.columns.items()}
+    (name,) = columns[modality]
+    columns[modality][name][train.indices[row]] = value
+    return replace(data, clients={**data.clients, client: replace(data.clients[client], train=replace(train, columns=columns))})
+
+
+def batch_with(row: int, client: str, number: int, settings, samples: int) -> int:
+    """Which step of a round (1, 2, …) meets this sample, by the draw that its name decides."""
+    order = torch.randperm(samples, generator=derive(derive_seed(settings.seed, "round", number), client, "batches")).tolist()
+    return order.index(row) // settings.federation.batch_size + 1
+
+
+class Spoilt:
+    """The loss of the specification, but spoilt for clients that hold audio alone."""
+
+    def __init__(self, spoil) -> None:
+        self.spoil, self.calls = spoil, 0
+
+    def __call__(self, predictions: Predictions, phase, weights) -> Losses:
+        self.calls += 1
+        right = step_loss(predictions, phase, weights)
+        return self.spoil(right, predictions) if list(predictions.unimodal) == ["audio"] else right
+
+
+def total(value: float):
+    return lambda right, _: Losses(right.total * value, right.reported)
+
+
+def reported(name: str, value: float):
+    return lambda right, _: Losses(right.total, {**right.reported, name: (torch.tensor(value), 1)})
+
+
+@pytest.mark.parametrize("phase", ["fusion", "transfer"])
+@pytest.mark.parametrize("value", [NAN, INF])
+def test_a_poisoned_sample_ends_the_clients_round_and_the_run_goes_on(tmp_path: Path, phase: str, value: float) -> None:
+    settings = worlds.config(federation__rounds=2, transfer__start="never" if phase == "fusion" else 1)
+    data = poisoned(worlds.federated(), "ann", "audio", 4, value)
+    result = training.run(settings, data=data, encoders=worlds.encoders(), out=tmp_path / "run")
+    records = [json.loads(line) for line in (tmp_path / "run" / "rounds.jsonl").read_text().splitlines()]
+    assert [record["round"] for record in records] == [1, 2]
+    for record in records:
+        assert record["clients"] == ["bob", "cyd", "dee", "eve"]
+        (failure,) = record["failures"]
+        assert (failure["client"], failure["kind"]) == ("ann", "DivergedError")
+        met = batch_with(4, "ann", record["round"], settings, 9)
+        assert f"round {record['round']}" in failure["message"]
+        assert f"step {met}" in failure["message"]
+        assert "modality audio" in failure["message"]
+        assert "not finite" in failure["message"]
+    assert result.rounds == 2
+    assert result.history[-1]["failures"] == records[-1]["failures"]
+    assert result.per_client["ann"]["rounds"] == 0
+
+
+SPOILT = {
+    "a total that is NaN": (total(NAN), "the total loss is nan"),
+    "a total that is infinite": (total(INF), "the total loss is inf"),
+    "a modality's loss that is NaN": (reported("audio", NAN), "the loss of modality audio is nan"),
+    "a fused loss that is infinite": (reported("fused", INF), "the fused loss is inf"),
+}
+
+
+@pytest.mark.parametrize("which", SPOILT)
+def test_a_loss_that_is_not_finite_names_client_round_batch_step_and_whose_it_is(which: str) -> None:
+    spoil, what = SPOILT[which]
+    loss = Spoilt(spoil)
+    settings = worlds.config(federation__rounds=1)
+    result = training.run(settings, data=worlds.federated(), encoders=worlds.encoders(), loss=loss)
+    (failure,) = result.history[0]["failures"]
+    assert failure == {"client": "dee", "kind": "DivergedError", "message": f"client dee, round 1, batch 0, step 1: {what}."}
+    # dee (6 samples) stopped at her first batch of two.
+    assert loss.calls == 3 + 3 + 2 + 1 + 2
+
+
+def test_a_loss_that_is_not_finite_later_in_the_round_names_that_batch() -> None:
+    def second(right: Losses, predictions: Predictions) -> Losses:
+        return Losses(right.total * NAN, right.reported) if len(predictions.labels) == 2 else right
+
+    settings = worlds.config(federation__rounds=1)
+    result = training.run(settings, data=worlds.federated(), encoders=worlds.encoders(), loss=Spoilt(second))
+    (failure,) = result.history[0]["failures"]
+    assert failure["message"].startswith("client dee, round 1, batch 1, step 2: ")
+
+
+class Explosive(torch.autograd.Function):
+    """The identity, with a gradient that is infinite."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        return gradient * INF
+
+
+def test_a_finite_loss_with_a_gradient_that_is_not_finite() -> None:
+    def explode(right: Losses, _: Predictions) -> Losses:
+        return Losses(Explosive.apply(right.total), right.reported)
+
+    settings = worlds.config(federation__rounds=1)
+    result = training.run(settings, data=worlds.federated(), encoders=worlds.encoders(), loss=Spoilt(explode))
+    (failure,) = result.history[0]["failures"]
+    assert (failure["client"], failure["kind"]) == ("dee", "DivergedError")
+    assert re.search(r"round 1, .*step 1: .*gradient.*not finite.*audio", failure["message"])
+
+
+def test_when_every_client_fails_the_run_says_so_and_names_the_first() -> None:
+    # Not the first two samples: on those the cut is verified.
+    data = worlds.federated({"ann": (worlds.MODALITIES, 6), "bob": (("image",), 4)})
+    for name in ("ann", "bob"):
+        data = poisoned(data, name, "image", 3)
+    with pytest.raises(RunError, match=r"round 1: all 2 clients failed. The first was ann \(DivergedError\): .*modality image"):
+        training.run(worlds.config(federation__batch_size=100), data=data, encoders=worlds.encoders())
+
+
+def test_a_poisoned_client_is_left_out_of_the_warm_start_too() -> None:
+    settings = worlds.config(federation__rounds=1, federation__warm_start=True)
+    data = worlds.federated()
+    left_out = {name: client for name, client in data.clients.items() if name != "ann"}
+    digests = [
+        training.run(settings, data=one, encoders=worlds.encoders()).digest
+        for one in (poisoned(data, "ann", "image", 2), replace(data, clients=left_out))
+    ]
+    assert digests[0] == digests[1]
