@@ -1,5 +1,6 @@
 """From settings to the parties of a run in one process. All input is checked here, before anything is trained or written."""
 
+import difflib
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,11 +13,12 @@ from torch import Tensor
 
 from m2fedsa.averaging import Average, weighted_mean
 from m2fedsa.blueprint import Blueprint, Widths
+from m2fedsa.checks import check_data, check_rules
 from m2fedsa.client import Client, Shared
-from m2fedsa.config import Config, Modality
-from m2fedsa.data.samples import SPLITS, UNLABELLED, ClientData, FederatedData, Samples
+from m2fedsa.config import Config, Modality, Objects
+from m2fedsa.data.samples import SPLITS, FederatedData
 from m2fedsa.data.sources import load_data
-from m2fedsa.errors import ConfigError, CutError, DataError
+from m2fedsa.errors import ConfigError, CutError, DataError, WeightsError
 from m2fedsa.fed_server import FedServer, Sampler, uniform_sampler
 from m2fedsa.federation.in_process import InProcessFederation
 from m2fedsa.ledger import Measured
@@ -30,7 +32,7 @@ from m2fedsa.storage import Store
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-CLIENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_SETTING = re.compile(r"[a-z_]+ = ")
 OBJECT = "object"
 """In settings: what the library's caller passes to `run`."""
 
@@ -44,6 +46,32 @@ class Extensions:
     loss: Loss = step_loss
     average: Average = weighted_mean
     sampler: Sampler = uniform_sampler
+
+    def named_in(self, config: Config) -> Config:
+        """The settings with the names of these parts in place of what they replace: what a run directory shall tell."""
+        data = config.data if self.data is None else config.data.model_copy(update={"source": OBJECT})
+        modalities = {
+            name: one.model_copy(update={"encoder": OBJECT}) if name in (self.encoders or {}) else one
+            for name, one in config.modalities.items()
+        }
+        objects = config.objects.model_copy(update=self._names())
+        return config.model_copy(update={"data": data, "modalities": modalities, "objects": objects})
+
+    def check(self, config: Config) -> None:
+        """`ConfigError` if the settings name a part that was not passed, or if an encoder was passed for no modality."""
+        for part, name in config.objects.model_dump(exclude_none=True).items():
+            if self._names().get(part) != name:
+                raise ConfigError(
+                    f'objects.{part} = "{name}", but it was not passed. Call m2fedsa.run(config, {part}=...), or leave the key out.'
+                )
+        for name in self.encoders or {}:
+            if name not in config.modalities:
+                near = difflib.get_close_matches(name, config.modalities, n=1)
+                advice = f"Did you mean {near[0]}?" if near else f"There are {', '.join(config.modalities)}."
+                raise ConfigError(f"encoders: {name} is not a modality of these settings. {advice}")
+
+    def _names(self) -> dict[str, str]:
+        return {part: _name(getattr(self, part)) for part in Objects.model_fields if getattr(self, part) is not getattr(Extensions, part)}
 
 
 @dataclass(frozen=True)
@@ -67,8 +95,9 @@ class Parties:
 
 def assemble(config: Config, extensions: Extensions) -> Parties:
     """Load data and encoders, cut, verify, and set up the parties. `InputError` if anything does not fit."""
+    extensions.check(config)
     data = extensions.data if extensions.data is not None else _data_of(config)
-    check(config, data)
+    check_data(config, data)
     heads: dict[str, Head] = {}
     tails: dict[str, Tail] = {}
     widths: dict[str, Widths] = {}
@@ -78,6 +107,7 @@ def assemble(config: Config, extensions: Extensions) -> Parties:
         heads[name], tails[name], measured[name] = _cut(name, settings, extensions.encoders, _example(data, name))
         widths[name] = _widths(name, settings, heads[name], tails[name])
     blueprint = Blueprint(config, widths, len(data.classes))
+    check_rules(blueprint)
     server = MainServer(blueprint, tails, extensions.average)
     shared = Shared(blueprint, heads, extensions.loss)
     federation = InProcessFederation([Client(name, client, shared, server) for name, client in data.clients.items()])
@@ -91,62 +121,6 @@ def _data_of(config: Config) -> FederatedData:
             'data.source = "object", but no data set was passed: call m2fedsa.run(config, data=...), or name an embedded one.'
         )
     return load_data(config.data, config.seed)
-
-
-def check(config: Config, data: FederatedData) -> None:
-    """`InputError` unless settings and data fit each other."""
-    missing = [name for name in data.modalities if name not in config.modalities]
-    if missing:
-        raise ConfigError(
-            f"modalities.{missing[0]} is missing: the data has this modality, and it needs an encoder: "
-            f"[modalities.{missing[0]}] encoder = ..."
-        )
-    surplus = [name for name in config.modalities if name not in data.modalities]
-    if surplus:
-        raise ConfigError(f"modalities.{surplus[0]}: the data has no such modality, but {', '.join(data.modalities)}.")
-    if len(data.classes) < 2:
-        raise DataError(f"the data has {len(data.classes)} class; a classifier needs two or more.")
-    trains = [client for client in data.clients.values() if client.train is not None]
-    if not trains:
-        raise DataError("no client has training samples.")
-    sampled = config.federation.clients_per_round
-    if sampled is not None and sampled > len(trains):
-        raise ConfigError(f"federation.clients_per_round = {sampled}, but {len(trains)} clients have training samples.")
-    for name, client in data.clients.items():
-        _check_client(name, client, data)
-    if not any(bool((client.train.labels != UNLABELLED).any()) for client in trains if client.train is not None):
-        raise DataError("no training sample of any client has a label.")
-
-
-def _check_client(name: str, client: ClientData, data: FederatedData) -> None:
-    if not CLIENT_NAME.fullmatch(name):
-        raise DataError(f"client {name!r}: a client's name is letters, digits, '.', '_' and '-', first a letter or digit.")
-    if not client.modalities:
-        raise DataError(f"client {name} holds no modality; it needs at least one of {', '.join(data.modalities)}.")
-    foreign = [modality for modality in client.modalities if modality not in data.modalities]
-    if foreign:
-        raise DataError(f"client {name} holds {foreign[0]}, which is not a modality of the data ({', '.join(data.modalities)}).")
-    splits = {split: client.split(split) for split in SPLITS}
-    if not any(samples is not None and len(samples.labels) for samples in splits.values()):
-        raise DataError(f"client {name} has no samples.")
-    for split, samples in splits.items():
-        if samples is not None:
-            _check_samples(f"client {name}, {split}", samples, len(data.classes))
-
-
-def _check_samples(place: str, samples: Samples, classes: int) -> None:
-    if len(samples.labels) == 0:
-        raise DataError(f"{place}: there are no samples; leave the split out instead.")
-    high, low = int(samples.labels.max()), int(samples.labels.min())
-    if high >= classes or low < UNLABELLED:
-        wrong = high if high >= classes else low
-        row = int((samples.labels == wrong).nonzero()[0])
-        raise DataError(
-            f"{place}, row {row}: label {wrong}, but there are {classes} classes (0 … {classes - 1}; {UNLABELLED} for no label)."
-        )
-    bare = (~samples.presence.any(1)).nonzero().flatten()
-    if len(bare):
-        raise DataError(f"{place}, row {int(bare[0])}: the sample has no modality; leave it out ({len(bare)} such rows).")
 
 
 def _example(data: FederatedData, modality: str) -> dict[str, Tensor]:
@@ -167,13 +141,35 @@ def _cut(
 ) -> tuple[Head, Tail, Measured]:
     try:
         model = load(_encoder(name, settings, encoders))
+        _try(model, example)
         pooling: Pooling | None = None if settings.pooling == "default" else settings.pooling
-        planned = plan(model, example, settings.block)
+        planned = plan(model, example, settings.block, settings.blocks)
         head, tail = cut(model, planned, pooling)
         verify(model, head, tail, example, pooling)
         return head, tail, Measured(model, head, tail, {argument: value[:1] for argument, value in example.items()})
     except CutError as error:
-        raise CutError(f"modalities.{name}.{error}") from error
+        raise CutError(_placed(name, error)) from error
+    except WeightsError as error:
+        raise WeightsError(f"modalities.{name}.encoder = {error}") from error
+
+
+def _try(model: "PreTrainedModel", example: Mapping[str, Tensor]) -> None:
+    """`CutError` if the encoder does not take the inputs that the data has."""
+    try:
+        with torch.no_grad():
+            model(**example)
+    except (TypeError, ValueError, RuntimeError, IndexError, KeyError, AttributeError) as error:
+        shapes = ", ".join(f"{argument} {tuple(value.shape[1:])}" for argument, value in example.items())
+        reason = str(error).strip().partition("\n")[0].rstrip(".")
+        raise CutError(
+            f"{type(model).__name__} does not take the inputs that the data has, per sample {shapes} ({reason}). "
+            "Choose an encoder for these."
+        ) from error
+
+
+def _placed(name: str, error: CutError) -> str:
+    """The message of the models with the table that it is about; it starts with the key where it is about one."""
+    return f"modalities.{name}{'.' if _SETTING.match(str(error)) else ': '}{error}"
 
 
 def _encoder(name: str, settings: Modality, encoders: Mapping[str, "PreTrainedModel"] | None) -> "str | PreTrainedModel":
@@ -187,14 +183,18 @@ def _encoder(name: str, settings: Modality, encoders: Mapping[str, "PreTrainedMo
 
 
 def _widths(name: str, settings: Modality, head: Head, tail: Tail) -> Widths:
-    if settings.task_adapter and not tail.takes_adapter:
-        raise CutError(
-            f"modalities.{name}.block = {settings.block} leaves no place for a task adapter in this encoder "
-            f"({tail.plan.blocks} blocks); cut earlier, or set modalities.{name}.task_adapter = false."
-        )
-    if tail.takes_adapter:
+    if not settings.task_adapter:
+        return Widths(head.width, head.axis, None, None, -1, tail.width)
+    try:
         return Widths(head.width, head.axis, tail.width_in, tail.width_out, tail.axis, tail.width)
-    return Widths(head.width, head.axis, None, None, -1, tail.width)
+    except CutError as error:
+        raise CutError(_placed(name, error)) from error
+
+
+def _name(part: object) -> str:
+    """Where a function or an object's class is defined."""
+    named = part if hasattr(part, "__qualname__") else type(part)
+    return f"{named.__module__}.{named.__qualname__}"
 
 
 @contextmanager

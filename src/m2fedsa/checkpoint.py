@@ -3,16 +3,17 @@
 The manifest is the moment at which a round becomes part of the run: what it does not name does not count.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from m2fedsa.durable import write_atomically
 from m2fedsa.errors import RunDirectoryError
-from m2fedsa.storage import write_atomically
 
-MANIFEST = "manifest.json"
+MANIFEST, SEAL = "manifest.json", "sha256"
 
 
 @dataclass(frozen=True)
@@ -33,19 +34,27 @@ class Manifest:
 
     def write(self, directory: Path) -> None:
         """Put the manifest in force."""
-        write_atomically(directory / MANIFEST, json.dumps(asdict(self), indent=1).encode())
+        values = asdict(self)
+        write_atomically(directory / MANIFEST, json.dumps({**values, SEAL: _seal(values)}, indent=1).encode())
 
     @classmethod
     def read(cls, directory: Path) -> "Manifest | None":
-        """The manifest in force; None before the first checkpoint. `RunDirectoryError` if it is not readable."""
+        """The manifest in force; None before the first checkpoint. `RunDirectoryError` if it was altered or cut short."""
         path = directory / MANIFEST
         if not path.exists():
             return None
         try:
             values = json.loads(path.read_text())
+            if values.pop(SEAL) != _seal(values):
+                raise ValueError("its values do not have the SHA-256 that it names")
             values["clients"] = {name: (int(number), str(file)) for name, (number, file) in values["clients"].items()}
             return cls(**values)
-        except (ValueError, TypeError, KeyError) as error:
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise RunDirectoryError(
-                f"{path}: is not a manifest of this version ({error}). Restore it from a copy, or start again in a new directory."
+                f"{path}: was altered or cut short, or is of another version of m2fedsa ({error}). "
+                "Restore it from a copy, or begin a new run with --out."
             ) from error
+
+
+def _seal(values: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

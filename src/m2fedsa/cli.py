@@ -15,7 +15,7 @@ import click
 import typer
 
 import m2fedsa
-from m2fedsa.errors import InputError, Interrupted, M2FedSAError
+from m2fedsa.errors import ConfigError, CutError, InputError, Interrupted, M2FedSAError, WeightsError
 
 if TYPE_CHECKING:
     from m2fedsa.config import Config
@@ -70,6 +70,9 @@ def run(
         from m2fedsa.training import run_in
 
         run_in(directory, directory.config, Extensions(), progress, resume=resume is not None)
+    except (ConfigError, CutError, WeightsError) as error:
+        place = target if target and target.endswith(".toml") else f"recipe {target}" if target else f"{resume}/config.toml"
+        raise type(error)(f"{place}: {error}") from error
     finally:
         progress.close()
         directory.close()
@@ -129,17 +132,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status = app(given, prog_name="m2fedsa", standalone_mode=False)
         sys.stdout.flush()
     except Interrupted as error:
+        _finish_output()
         return _say(str(error), INTERRUPTED)
     except (KeyboardInterrupt, click.Abort):
         return _say("stopped before training began; nothing was changed.", INTERRUPTED)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _finish_output()
         return DONE
     except Exception as error:
         if "--debug" in given:
             traceback.print_exc()
         return _explain(error)
     return status if isinstance(status, int) else DONE
+
+
+def _finish_output() -> None:
+    """What nobody reads any more goes nowhere, so that the interpreter's end does not complain of it."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _explain(error: Exception) -> int:

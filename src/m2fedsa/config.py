@@ -4,26 +4,29 @@ An unknown key, a wrong type, a value out of range or a conflict is a `ConfigErr
 be right, before anything else happens.
 """
 
-import difflib
 import re
 import tomllib
-import types
-import typing
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from m2fedsa.complaints import complaints, shown
 from m2fedsa.errors import ConfigError
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
+NotNegative = Annotated[float, Field(ge=0.0)]
 Count = Annotated[int, Field(ge=1)]
+_FROM_TOML = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
+"""TOML knows lists alone."""
 
 MODALITY_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+RUN_NAME = re.compile(r"\w[\w .+-]*")
 RESERVED_NAMES = ("fusion", "fused")
 """First parts of tensor names that belong to no modality."""
 
@@ -31,7 +34,7 @@ RESERVED_NAMES = ("fusion", "fused")
 class Section(BaseModel):
     """A table of the TOML file."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class Data(Section):
@@ -39,7 +42,7 @@ class Data(Section):
 
     source: str = "digits"
     """An embedded data set (`digits`, `match`, `synthetic`), or `object` for one that is passed to `run`."""
-    clients: Count = 20
+    clients: Count = 25
     partition: Literal["dirichlet", "iid"] = "dirichlet"
     alpha: Positive = 0.3
     """Concentration of the Dirichlet distribution over classes; small means few classes per client."""
@@ -62,6 +65,8 @@ class Modality(Section):
     """`embedded:NAME`, a folder, a hub name, or `object` for a model that is passed to `run`."""
     block: Annotated[int, Field(ge=0)] = 1
     """The head keeps the embeddings and this many blocks."""
+    blocks: Annotated[tuple[str, ...], _FROM_TOML] | None = None
+    """Names of the encoder's blocks in the order in which they run, where they are not known."""
     pooling: Literal["default", "pooler", "mean", "cls", "last"] = "default"
     adapter_width: Count = 64
     """R, the bottleneck of both adapters."""
@@ -99,7 +104,7 @@ class Transfer(Section):
 
     start: Annotated[int, Field(ge=1)] | Literal["never", "plateau"] = "plateau"
     """The first round of the transfer phase."""
-    weights: tuple[float, float, float] = (0.6, 0.2, 0.2)
+    weights: Annotated[tuple[NotNegative, NotNegative, NotNegative], _FROM_TOML] = (0.6, 0.2, 0.2)
     """λ1 (labels), λ2 (decision level), λ3 (feature level)."""
     refresh: Count = 5
     """Rounds for which the teacher of unlabelled samples stays the same."""
@@ -107,23 +112,15 @@ class Transfer(Section):
     """Let unlabelled samples enter the warm start with their soft labels, once."""
     unlabelled: bool = True
     """Train on unlabelled samples in the transfer phase."""
-    unlabelled_weight: Annotated[float, Field(ge=0.0)] = 1.0
     teacher: Literal["fused", "self"] = "fused"
     """`self`: each modality is its own teacher, the baseline to beat."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _weights_from_toml(cls, values: Any) -> Any:
-        if isinstance(values, Mapping) and isinstance(values.get("weights"), list):
-            return {**values, "weights": tuple(float(weight) for weight in values["weights"])}
-        return values
 
 
 class Optimizer(Section):
     """AdamW on both sides, fresh in every round."""
 
     learning_rate: Positive = 1e-4
-    weight_decay: Annotated[float, Field(ge=0.0)] = 0.05
+    weight_decay: NotNegative = 0.05
     schedule: Literal["constant", "cosine"] = "constant"
     fusion_factor: Positive = 10.0
     """Learning rate of fusion and C_f relative to that of the adapters."""
@@ -153,17 +150,8 @@ class WarmStart(Section):
 
     min_count: Count = 1
     """A client leaves out its classes with fewer samples."""
-    shrinkages: tuple[Fraction, ...] = (0.01, 0.03, 0.1, 0.2, 0.4, 0.7)
-    scales: tuple[Positive, ...] = (0.1, 0.2, 0.35, 0.5, 0.7, 1.0, 1.4)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _tuples_from_toml(cls, values: Any) -> Any:
-        return (
-            {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-            if isinstance(values, Mapping)
-            else values
-        )
+    shrinkages: Annotated[tuple[Fraction, ...], _FROM_TOML, Field(min_length=1)] = (0.01, 0.03, 0.1, 0.2, 0.4, 0.7)
+    scales: Annotated[tuple[Positive, ...], _FROM_TOML, Field(min_length=1)] = (0.1, 0.2, 0.35, 0.5, 0.7, 1.0, 1.4)
 
 
 class AveragingRule(Section):
@@ -179,14 +167,11 @@ DEFAULT_RULES = (AveragingRule(pattern="*.ta.update.*", over="modalities"), Aver
 class Averaging(Section):
     """Which tensors are averaged over clients, which also over modalities, which stay where they are."""
 
-    rules: tuple[AveragingRule, ...] = DEFAULT_RULES
+    rules: Annotated[tuple[AveragingRule, ...], _FROM_TOML] = DEFAULT_RULES
 
-    @model_validator(mode="before")
-    @classmethod
-    def _tuple_from_toml(cls, values: Any) -> Any:
-        if isinstance(values, Mapping) and isinstance(values.get("rules"), list):
-            return {**values, "rules": tuple(values["rules"])}
-        return values
+    def over(self, tensor: str) -> Literal["clients", "modalities", "nothing"]:
+        """What the first rule that matches says; tensors without a rule are averaged over clients."""
+        return next((rule.over for rule in self.rules if fnmatchcase(tensor, rule.pattern)), "clients")
 
 
 class Evaluation(Section):
@@ -202,6 +187,14 @@ class Compute(Section):
 
     threads: Annotated[int, Field(ge=0)] = 0
     """CPU threads of the tensor library; 0 leaves its own choice. Results repeat to the bit for the same number."""
+
+
+class Objects(Section):
+    """A researcher's own parts, by name. `run` fills this in, so that nobody repeats or resumes a run without them unawares."""
+
+    loss: str | None = None
+    average: str | None = None
+    sampler: str | None = None
 
 
 class Config(Section):
@@ -220,9 +213,12 @@ class Config(Section):
     averaging: Averaging = Averaging()
     evaluation: Evaluation = Evaluation()
     compute: Compute = Compute()
+    objects: Objects = Objects()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if not RUN_NAME.fullmatch(self.name):
+            raise ValueError(f"name = {self.name!r}, but a directory is named by it: letters, digits and . _ - +, first a letter or digit")
         if not self.modalities:
             raise ValueError("modalities: none is given; a run needs at least one, e.g. [modalities.image] with an encoder")
         for name in self.modalities:
@@ -239,14 +235,18 @@ class Config(Section):
         return self
 
     def _check_widths(self) -> None:
-        """Tensors that are averaged over modalities must have one shape."""
-        over = any(rule.over == "modalities" for rule in self.averaging.rules)
-        widths = {name: modality.adapter_width for name, modality in self.modalities.items() if modality.task_adapter}
-        if over and len(set(widths.values())) > 1:
-            raise ValueError(
-                f"modalities.*.adapter_width = {widths}: the update part of the task adapters is averaged over "
-                "modalities and needs one width; make them equal or change averaging.rules"
-            )
+        """The update parts that are averaged over modalities must have one width; `assembly` looks at every other tensor."""
+        for adapter, part in (("modality_adapter", "ma"), ("task_adapter", "ta")):
+            widths = {
+                name: modality.adapter_width
+                for name, modality in self.modalities.items()
+                if getattr(modality, adapter) and self.averaging.over(f"{name}.{part}.update.weight") == "modalities"
+            }
+            if len(set(widths.values())) > 1:
+                raise ValueError(
+                    f"modalities.*.adapter_width = {widths}, but the update part of the adapters is averaged over "
+                    "modalities and needs one width. Make them equal, or change averaging.rules"
+                )
 
     @property
     def classifier_factor(self) -> float:
@@ -257,7 +257,7 @@ class Config(Section):
 
     def to_toml(self) -> str:
         """The complete settings as TOML; `from_toml` of it gives an equal object."""
-        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+        return tomli_w.dumps({name: value for name, value in self.model_dump(mode="json", exclude_none=True).items() if value != {}})
 
     @classmethod
     def from_toml(cls, text: str, source: str = "settings") -> "Config":
@@ -285,8 +285,7 @@ class Config(Section):
         try:
             return cls.model_validate(dict(values))
         except ValidationError as error:
-            lines = [_explain(dict(problem), source) for problem in error.errors()]
-            raise ConfigError("\n       ".join(dict.fromkeys(lines))) from error
+            raise ConfigError("\n       ".join(f"{source}: {line}" for line in complaints(error, values, cls))) from error
 
     def override(self, assignments: Sequence[str], source: str = "--set") -> "Config":
         """A copy with `key.path=value` applied; values are TOML (`3`, `true`, `[1, 2]`), a bare word is a string."""
@@ -311,7 +310,7 @@ class Config(Section):
         """`key: here -> there` for every setting that differs."""
         here, there = _flat(self.model_dump(mode="json")), _flat(other.model_dump(mode="json"))
         return [
-            f"{key}: {here.get(key, 'unset')} -> {there.get(key, 'unset')}"
+            f"{key}: {shown(here.get(key))} -> {shown(there.get(key))}"
             for key in sorted({*here, *there})
             if here.get(key) != there.get(key)
         ]
@@ -332,43 +331,3 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + name] = value
     return flat
-
-
-def _explain(problem: Mapping[str, Any], source: str) -> str:
-    """One line for one of pydantic's problems: place, what was found, what would be right."""
-    path = [str(part) for part in problem["loc"] if not (isinstance(part, str) and part in _UNION_TAGS)]
-    key = ".".join(path)
-    if problem["type"] == "extra_forbidden":
-        known = _fields_at(path[:-1])
-        near = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
-        advice = f"Did you mean {'.'.join([*path[:-1], near[0]])}?" if near else f"Known here: {', '.join(known)}."
-        return f"{source}: unknown key {key}. {advice}"
-    if problem["type"] == "missing":
-        return f"{source}: {key} is missing; it has to be given."
-    if problem["type"] == "value_error":
-        return f"{source}: {problem['ctx']['error']}."
-    message = problem["msg"][0].lower() + problem["msg"][1:]
-    return f"{source}: {key} = {problem['input']!r}, but {message}."
-
-
-_UNION_TAGS = {"int", "float", "bool", "str", "constrained-int", "constrained-float", "none", "literal['never','plateau']"}
-
-
-def _fields_at(path: Sequence[str]) -> list[str]:
-    """Names of the settings in the table at `path`; empty where there is no such table."""
-    model: Any = Config
-    for part in path:
-        if part.isdigit():
-            continue
-        if typing.get_origin(model) is dict:
-            model = typing.get_args(model)[1]
-            continue
-        field = getattr(model, "model_fields", {}).get(part)
-        if field is None:
-            return []
-        model = field.annotation
-        if isinstance(model, types.UnionType):
-            model = next(iter(typing.get_args(model)))
-        if typing.get_origin(model) is tuple:
-            model = typing.get_args(model)[0]
-    return list(getattr(model, "model_fields", {}))

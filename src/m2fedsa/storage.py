@@ -1,7 +1,6 @@
-"""Files that survive a crash: written under another name, flushed to the disk and renamed; a file in place is never changed."""
+"""A party's checkpoint files, each known by its SHA-256."""
 
 import hashlib
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,33 +8,8 @@ from pathlib import Path
 from safetensors.torch import load, save
 from torch import Tensor
 
-from m2fedsa.errors import RunDirectoryError, StorageError
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write, flush, rename. `StorageError` if the disk refuses; whatever stood at `path` before is then still there."""
-    temporary = path.with_name(f".{path.name}.new")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        _flush_directory(path.parent)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise StorageError(
-            f"{path}: cannot be written: {error.strerror or error}. Everything up to the last finished round is kept."
-        ) from error
-
-
-def _flush_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+from m2fedsa.durable import write_atomically
+from m2fedsa.errors import RunDirectoryError
 
 
 @dataclass(frozen=True)
@@ -61,13 +35,14 @@ class Store:
             content = path.read_bytes()
         except OSError as error:
             raise RunDirectoryError(
-                f"{path}: cannot be read: {error.strerror or error}. The checkpoint is incomplete; start again without --resume."
+                f"{path}: cannot be read: {error.strerror or error}. The checkpoint is incomplete. "
+                "Restore the file from a copy, or begin a new run with --out."
             ) from error
         found = hashlib.sha256(content).hexdigest()
         if found != file:
             raise RunDirectoryError(
                 f"{path}: was altered or cut short: {len(content)} bytes with SHA-256 {found[:16]}…, but the manifest names {file[:16]}…. "
-                "Restore the file from a copy, or start again in a new directory."
+                "Restore the file from a copy, or begin a new run with --out."
             )
         return load(content)
 

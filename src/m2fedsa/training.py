@@ -17,7 +17,7 @@ from m2fedsa.averaging import Average, weighted_mean
 from m2fedsa.checkpoint import Manifest
 from m2fedsa.config import Config
 from m2fedsa.data.samples import FederatedData
-from m2fedsa.errors import Interrupted, RunDirectoryError, RunError
+from m2fedsa.errors import Interrupted, RunDirectoryError, RunError, StorageError
 from m2fedsa.fed_server import Sampler, uniform_sampler
 from m2fedsa.fed_server.server import State, mean_losses
 from m2fedsa.fed_server.warm import warm_start
@@ -57,31 +57,29 @@ def run(
     Raises `InputError` for what cannot be used, before any training and without leaving a directory behind; `Interrupted` on Ctrl-C,
     after which `out` can be resumed; `RunError` if the run cannot go on.
     """
+    extensions = Extensions(data, encoders, loss, average, sampler)
+    config = extensions.named_in(config)
     directory = None
     if out is not None:
         directory = RunDirectory.resume(out, config) if resume else RunDirectory.create(config, out)
-    extensions = Extensions(data, encoders, loss, average, sampler)
     return run_in(directory, config, extensions, progress or _Silent(), resume)
 
 
 def run_in(directory: RunDirectory | None, config: Config, extensions: Extensions, progress: Progress, resume: bool = False) -> Result:
     """Run, or go on, in a directory that was checked before; see `run`."""
-    with cpu_threads(config.compute.threads):
-        training = Training(assemble(config, extensions), progress, directory)
-        try:
-            if resume:
-                training.restore()
-            else:
-                training.begin()
-            while training.round < config.federation.rounds:
-                training.next_round()
-            return training.finish()
-        except KeyboardInterrupt:
-            training.stop()
-            raise Interrupted(training.how_to_resume()) from None
-        finally:
-            if directory is not None:
-                directory.close()
+    try:
+        with cpu_threads(config.compute.threads):
+            training = Training(assemble(config, extensions), progress, directory)
+            try:
+                return training.through(resume)
+            except (KeyboardInterrupt, BrokenPipeError):  # a person, or whoever read the output, has left
+                training.stop()
+                raise Interrupted(f"stopped {training.what_is_kept()}") from None
+            except StorageError as error:
+                raise StorageError(f"{error} Make room; the run stopped {training.what_is_kept()}") from error
+    finally:
+        if directory is not None:
+            directory.close()
 
 
 class Training:
@@ -95,6 +93,18 @@ class Training:
         self.accounts = Accounts()
         self.locals: dict[str, tuple[int, str]] = {}
         self.warm: WarmStartRecord | None = None
+        self.kept: int | None = None
+        """the round of the checkpoint in force"""
+
+    def through(self, resume: bool) -> Result:
+        """From the beginning, or from the checkpoint, to the end."""
+        if resume:
+            self.restore()
+        else:
+            self.begin()
+        while self.round < self.config.federation.rounds:
+            self.next_round()
+        return self.finish()
 
     @property
     def round(self) -> int:
@@ -142,6 +152,7 @@ class Training:
             self.directory.cut_back(0)
             self.begin()
             return
+        self.directory.compare(facts_of(self.parties))
         self.parties.keep_in(self.directory.checkpoint)
         flat = self._store().read(manifest.round, manifest.fed_server)
         self.parties.fed_server.restore(State.from_filed(manifest.round, flat, manifest.state["fed_server"]))
@@ -153,6 +164,9 @@ class Training:
         self.accounts = Accounts.from_plain(manifest.state["accounts"])
         self.history = self.directory.cut_back(manifest.round)
         self.warm = read_warm_start(self.directory.path)
+        if self.warm is None and self.config.federation.warm_start:
+            raise RunDirectoryError(f"{self.directory.path}: warm_start.json is missing. Restore it from a copy, or begin a new run.")
+        self.kept = manifest.round
         self.progress.started(facts_of(self.parties), manifest.round)
 
     def _check_digest(self, manifest: Manifest) -> None:
@@ -234,6 +248,7 @@ class Training:
         file = self._store().write(state.round, state.filed())
         facts = {"fed_server": state.facts(), "accounts": self.accounts.plain()}
         Manifest(state.round, file, main_server, self.locals, self.digest(prints), facts).write(self._checkpoint_directory())
+        self.kept = state.round
         self._store().keep(state.round)
 
     def _store(self) -> Store:
@@ -264,12 +279,16 @@ class Training:
         """Leave the round that was under way without a trace."""
         self.parties.coordination.abort(self.round + 1)
 
-    def how_to_resume(self) -> str:
-        """What to tell the person who stopped the run."""
-        done = f"stopped after round {len(self.history)} of {self.config.federation.rounds}"
+    def what_is_kept(self) -> str:
+        """How far the run has come and how to go on, for the person whose run has stopped."""
         if self.directory is None:
-            return f"{done}; nothing was kept, because no run directory was given."
-        return f"{done}, which is kept. Go on with: m2fedsa run --resume {self.directory.path}"
+            return f"after round {len(self.history)}; nothing was kept, because no run directory was given."
+        if not self.directory.begun:
+            return "before it began; nothing was changed."
+        how = f"Go on with: m2fedsa run --resume {self.directory.path}"
+        if self.kept is None:
+            return f"before its first checkpoint, and will begin again. {how}"
+        return f"after round {self.kept} of {self.config.federation.rounds}, which is kept. {how}"
 
 
 def _nobody(plan: RoundPlan, failures: Sequence[Failure]) -> str:

@@ -60,7 +60,7 @@ class Plan:
             fields["inputs"] = {n: InputSpec(tuple(shape), getattr(torch, dtype)) for n, (shape, dtype) in fields["inputs"].items()}
             return cls(**fields)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise CutError(f"this is not the plan of a cut, as `Plan.to_json` writes it: {error!r}") from error
+            raise CutError(f"this is not the plan of a cut, as Plan.to_json writes it: {error!r}") from error
 
 
 def model_type(model: nn.Module) -> str:
@@ -76,11 +76,14 @@ def plan(model: nn.Module, example: Mapping[str, Tensor], block: int, blocks: Se
     """
     family = model_type(model)
     if getattr(getattr(model, "config", None), "is_encoder_decoder", False) and getattr(model, "decoder", None) is not None:
-        raise CutError(f"{type(model).__name__} is an encoder with a decoder, which no cut serves: give its encoder alone")
+        raise CutError(f"{type(model).__name__} is an encoder with a decoder, which no cut serves. Give its encoder alone.")
     names = block_names(model, blocks)
     n = len(names)
     if not 0 <= block <= n:
-        raise CutError(f"`block` = {block}, but {type(model).__name__} has {n} blocks (0 … {n})")
+        raise CutError(
+            f"block = {block}, but {type(model).__name__} has {n} block{'s' if n > 1 else ''} (0 … {n}). "
+            "Try 1: the client then keeps the embeddings and one block."
+        )
     after = block == n
     cut = names[-1] if after else names[block]
     trace = _watch(model, example, cut, after)
@@ -141,7 +144,9 @@ def _watch(model: nn.Module, example: Mapping[str, Tensor], cut: str, after: boo
         for handle in handles:
             handle.remove()
     if not trace.past:
-        raise CutError(f"the forward of {type(model).__name__} never reaches `{cut}`: name the blocks that run with `blocks=[…]`")
+        raise CutError(
+            f"the forward of {type(model).__name__} never reaches {cut}. Name the blocks that run, in their order, with blocks = [...]."
+        )
     return trace
 
 

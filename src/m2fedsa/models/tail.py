@@ -69,7 +69,7 @@ class Tail(Frozen):
         if adapter is not None:
             self._site()
         if mask is None and self._mask in inputs:
-            raise CutError(f"the encoder has an input `{self._mask}`, whose values the tail needs too: pass them as `mask`")
+            raise CutError(f"the encoder has an input {self._mask}, whose values the tail needs too. Pass them as its mask.")
         slot = self._slot
         assert slot.hidden is None, "a tail serves one call at a time"
         slot.hidden, slot.adapter = hidden, adapter
@@ -100,8 +100,13 @@ class Tail(Frozen):
             return self.plan.site
         name, n = type(self.encoder).__name__, self.plan.blocks
         if self.plan.after:
-            raise CutError(f"`block` = {n} leaves {name} no block for a task adapter to run in: cut at 0 … {n - 1}, or go without one")
-        raise CutError(f"no feed-forward part is known in the blocks of {name}: add its place to `SITES` in models/architectures.py")
+            raise CutError(
+                f"block = {n} leaves {name} no block for a task adapter to run in. Cut at 0 … {n - 1}, or set task_adapter = false."
+            )
+        raise CutError(
+            f"no feed-forward part is known in the blocks of {name}, beside which a task adapter could run. "
+            "Set task_adapter = false, or add its place to SITES in models/architectures.py."
+        )
 
     def _encode(self, mask: Tensor | None, inputs: Mapping[str, InputSpec], device: torch.device) -> Any:
         self._blanks.device = device

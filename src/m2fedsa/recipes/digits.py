@@ -12,7 +12,7 @@ ENCODERS = {
 
 
 def digits(*, rounds: int = 20, seed: int = 0, clients: int = 20) -> Config:
-    """Which digit was written, spoken and spelled out: noisy images, sound and text, 20 clients, half of them with one or two modalities."""
+    """Which digit was written, spoken and spelled out: noisy images, sound and text, 20 clients, half with one or two modalities."""
     return _config("digits", rounds, seed, clients, data={"source": "digits"}, modalities=ENCODERS)
 
 

@@ -7,9 +7,9 @@ from os.path import commonpath
 from pathlib import Path
 from string import Template
 
+from m2fedsa.durable import write_atomically
 from m2fedsa.reporting import comparison, costs, first_screen, sections
 from m2fedsa.reporting.cards import row
-from m2fedsa.reporting.disk import write_whole
 from m2fedsa.reporting.files import REPORT, RunFiles
 
 
@@ -27,7 +27,7 @@ def write_report(directories: Sequence[Path | str], out: Path | str | None = Non
     else:
         target = Path(commonpath([run.path.absolute().parent for run in runs])) / REPORT
     text = single(runs[0]) if len(runs) == 1 else several(runs)
-    write_whole(target, text)
+    write_atomically(target, text.encode())
     return target
 
 

@@ -21,9 +21,20 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from m2fedsa.config import Config
+from m2fedsa.durable import append, unfinished, write_atomically
 from m2fedsa.errors import RunDirectoryError, StorageError
-from m2fedsa.reporting.disk import cannot_write, write_whole
-from m2fedsa.reporting.files import CLIENTS, CONFIG, RESULT, ROUNDS, WARM_START, parse_round, read_config, read_rounds, read_warm_start
+from m2fedsa.reporting.files import (
+    CLIENTS,
+    CONFIG,
+    RESULT,
+    ROUNDS,
+    WARM_START,
+    parse_round,
+    read_config,
+    read_json,
+    read_rounds,
+    read_warm_start,
+)
 from m2fedsa.reporting.records import Facts, ResultRecord, RoundRecord, WarmStartRecord
 from m2fedsa.reporting.report import write_report
 
@@ -36,10 +47,9 @@ class RunDirectory:
     """The files of one run. A process that writes them keeps others from doing the same until `close`, or its end.
 
     directory = RunDirectory.create(config, out)     # looks whether that is possible
-    directory.prepare()                              # settles the name
-    directory.begin(facts)                           # writes the first files: all input was found good
+    directory.begin(facts)                           # settles the name and writes the first files: all input was found good
     directory.warm_started(...); directory.append(...); directory.finish(...)
-    directory.close()                                # in any case; leaves nothing behind if `begin` was not reached
+    directory.close()                                # in any case; there is no directory if `begin` was not reached
     """
 
     def __init__(self, path: Path | None, config: Config) -> None:
@@ -53,6 +63,11 @@ class RunDirectory:
         """The directory; a new one without a chosen name gets its name in `begin`."""
         assert self._path is not None, "a new run directory has no name before it begins"
         return self._path
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is a run in it."""
+        return self._path is not None and (self._path / CONFIG).exists()
 
     @property
     def checkpoint(self) -> Path:
@@ -74,7 +89,7 @@ class RunDirectory:
             finished = (path / RESULT).exists()
             advice = f"Look at it with `m2fedsa report {path}`" if finished else f"Go on with it by `m2fedsa run --resume {path}`"
             raise RunDirectoryError(f"{path}: holds another run ({_summary(path)}). {advice}, or choose another directory with --out.")
-        if path.exists() and any(path.iterdir()):
+        if path.exists() and set(path.iterdir()) - {unfinished(path / CONFIG)}:
             raise RunDirectoryError(f"{path}: is not empty and holds no run. Choose a new or empty directory with --out.")
         existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
         if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
@@ -105,16 +120,18 @@ class RunDirectory:
     def begin(self, facts: Facts) -> None:
         """Create the directory with its settings and who takes part. Call it when all input has been found good."""
         made = self._make()
+        again = (self.path / CONFIG).exists()
         self._hold()
         try:
-            write_whole(self.path / CONFIG, self.config.to_toml())
-            write_whole(self.path / CLIENTS, _json(facts))
-            write_whole(self.path / ROUNDS, "")
+            write_atomically(self.path / CONFIG, self.config.to_toml().encode())
+            write_atomically(self.path / CLIENTS, _json(facts))
+            write_atomically(self.path / ROUNDS, b"")
         except StorageError:
-            for name in (CONFIG, CLIENTS, ROUNDS):
-                (self.path / name).unlink(missing_ok=True)
-            if made:
-                self.path.rmdir()
+            if not again:
+                for name in (CONFIG, CLIENTS, ROUNDS):
+                    (self.path / name).unlink(missing_ok=True)
+                if made:
+                    self.path.rmdir()
             raise
 
     def _make(self) -> bool:
@@ -146,6 +163,21 @@ class RunDirectory:
             os.close(self._lock)
             self._lock = None
 
+    def compare(self, facts: Facts) -> None:
+        """`RunDirectoryError` unless who takes part and holds what is as it was when the run began."""
+        kept = read_json(self.path / CLIENTS)
+        now = json.loads(_json(facts))
+        if kept == now:
+            return
+        here, there = ({} if one is None else one.get("clients", {}) for one in (kept, now))
+        names = [name for name in sorted({*here, *there}) if here.get(name) != there.get(name)]
+        which = f"client {names[0]}: {_held(here.get(names[0]))} -> {_held(there.get(names[0]))}" if names else "its classes or modalities"
+        more = f", and {len(names) - 1} more" if len(names) > 1 else ""
+        raise RunDirectoryError(
+            f"{self.path / CLIENTS}: the data is not that of this run any more ({which}{more}). "
+            "Resume with the same data and the same version of m2fedsa, or begin a new run with --out."
+        )
+
     def cut_back(self, round_number: int) -> list[RoundRecord]:
         """Forget what `rounds.jsonl` says of rounds after the checkpoint's, and a result; the records that stay.
 
@@ -158,28 +190,21 @@ class RunDirectory:
                 f"{self.path / ROUNDS}: does not tell of the rounds 1 to {round_number} that the checkpoint holds; it was altered. "
                 "Restore the file, or begin a new run."
             )
-        write_whole(self.path / ROUNDS, "".join(_line(record) for record in kept))
+        write_atomically(self.path / ROUNDS, b"".join(_line(record) for record in kept))
         (self.path / RESULT).unlink(missing_ok=True)
         return kept
 
     def warm_started(self, record: WarmStartRecord) -> None:
         """Keep what the warm start gave."""
-        write_whole(self.path / WARM_START, _json(record))
+        write_atomically(self.path / WARM_START, _json(record))
 
     def append(self, record: RoundRecord) -> None:
         """Add a round. Call it before the checkpoint of that round becomes valid: what is one too many is cut back on resume."""
-        path = self.path / ROUNDS
-        try:
-            with path.open("a", encoding="utf-8") as file:
-                file.write(_line(record))
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise cannot_write(path, error) from error
+        append(self.path / ROUNDS, _line(record))
 
     def finish(self, result: ResultRecord) -> None:
         """Write `result.json` and the report."""
-        write_whole(self.path / RESULT, _json(result))
+        write_atomically(self.path / RESULT, _json(result))
         write_report([self.path])
 
 
@@ -197,12 +222,12 @@ def _make(path: Path) -> bool:
     return True
 
 
-def _json(value: object) -> str:
-    return json.dumps(_plain(value), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+def _json(value: object) -> bytes:
+    return json.dumps(_plain(value), indent=1, allow_nan=False, ensure_ascii=False).encode() + b"\n"
 
 
-def _line(record: RoundRecord) -> str:
-    return json.dumps(_plain(record), allow_nan=False, ensure_ascii=False) + "\n"
+def _line(record: RoundRecord) -> bytes:
+    return json.dumps(_plain(record), allow_nan=False, ensure_ascii=False).encode() + b"\n"
 
 
 def _plain(value: object) -> object:
@@ -214,6 +239,10 @@ def _plain(value: object) -> object:
     if isinstance(value, list | tuple):
         return [_plain(entry) for entry in value]
     return value
+
+
+def _held(facts: Mapping[str, object] | None) -> str:
+    return "nothing" if facts is None else ", ".join(f"{name} {value}" for name, value in facts.items())
 
 
 def _summary(path: Path) -> str:

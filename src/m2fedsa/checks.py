@@ -1,0 +1,97 @@
+"""What must fit before a run begins: the settings and the data, and the averaging rules and the tensors."""
+
+import re
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+
+from m2fedsa.blueprint import FUSED, FUSION, Blueprint, client_parts, server_parts
+from m2fedsa.config import DEFAULT_RULES, Config
+from m2fedsa.data.samples import SPLITS, UNLABELLED, ClientData, FederatedData, Samples
+from m2fedsa.errors import ConfigError, DataError
+
+CLIENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+def check_data(config: Config, data: FederatedData) -> None:
+    """`InputError` unless settings and data fit each other."""
+    missing = [name for name in data.modalities if name not in config.modalities]
+    if missing:
+        raise ConfigError(
+            f"modalities.{missing[0]} is missing: the data has this modality, and it needs an encoder: "
+            f"[modalities.{missing[0]}] encoder = ..."
+        )
+    surplus = [name for name in config.modalities if name not in data.modalities]
+    if surplus:
+        raise ConfigError(f"modalities.{surplus[0]}: the data has no such modality, but {', '.join(data.modalities)}.")
+    if len(data.classes) < 2:
+        raise DataError(f"the data has {len(data.classes)} class; a classifier needs two or more.")
+    trains = [client for client in data.clients.values() if client.train is not None]
+    if not trains:
+        raise DataError("no client has training samples.")
+    sampled = config.federation.clients_per_round
+    if sampled is not None and sampled > len(trains):
+        raise ConfigError(f"federation.clients_per_round = {sampled}, but {len(trains)} clients have training samples.")
+    for name, client in data.clients.items():
+        _check_client(name, client, data)
+    if not any(bool((client.train.labels != UNLABELLED).any()) for client in trains if client.train is not None):
+        raise DataError("no training sample of any client has a label.")
+
+
+def _check_client(name: str, client: ClientData, data: FederatedData) -> None:
+    if not CLIENT_NAME.fullmatch(name):
+        raise DataError(f"client {name!r}: a client's name is letters, digits, '.', '_' and '-', first a letter or digit.")
+    if not client.modalities:
+        raise DataError(f"client {name} holds no modality; it needs at least one of {', '.join(data.modalities)}.")
+    foreign = [modality for modality in client.modalities if modality not in data.modalities]
+    if foreign:
+        raise DataError(f"client {name} holds {foreign[0]}, which is not a modality of the data ({', '.join(data.modalities)}).")
+    splits = {split: client.split(split) for split in SPLITS}
+    if not any(samples is not None and len(samples.labels) for samples in splits.values()):
+        raise DataError(f"client {name} has no samples.")
+    for split, samples in splits.items():
+        if samples is not None:
+            _check_samples(f"client {name}, {split}", samples, len(data.classes))
+
+
+def _check_samples(place: str, samples: Samples, classes: int) -> None:
+    if len(samples.labels) == 0:
+        raise DataError(f"{place}: there are no samples; leave the split out instead.")
+    high, low = int(samples.labels.max()), int(samples.labels.min())
+    if high >= classes or low < UNLABELLED:
+        wrong = high if high >= classes else low
+        row = int((samples.labels == wrong).nonzero()[0])
+        raise DataError(
+            f"{place}, row {row}: label {wrong}, but there are {classes} classes (0 … {classes - 1}; {UNLABELLED} for no label)."
+        )
+    bare = (~samples.presence.any(1)).nonzero().flatten()
+    if len(bare):
+        raise DataError(f"{place}, row {int(bare[0])}: the sample has no modality; leave it out ({len(bare)} such rows).")
+
+
+def check_rules(blueprint: Blueprint) -> None:
+    """`ConfigError` for an averaging rule that no tensor matches, or that would average tensors of unequal shape."""
+    parts = (client_parts(blueprint, blueprint.modalities), server_parts(blueprint))
+    shapes = {name: tuple(tensor.shape) for one in parts for name, tensor in one.tensors.items()}
+    averaging = blueprint.config.averaging
+    for place, rule in enumerate(averaging.rules):
+        if rule not in DEFAULT_RULES and not any(fnmatchcase(name, rule.pattern) for name in shapes):
+            raise ConfigError(
+                f"averaging.rules[{place}].pattern = {rule.pattern!r}, but no tensor has such a name. There are {_some_names(shapes)}."
+            )
+    groups: dict[str, dict[str, tuple[int, ...]]] = {}
+    for name, shape in shapes.items():
+        modality, _, rest = name.partition(".")
+        if modality in blueprint.modalities and averaging.over(name) == "modalities":
+            groups.setdefault(rest, {})[name] = shape
+    for group in groups.values():
+        if len(set(group.values())) > 1:
+            told = ", ".join(f"{name} {shape}" for name, shape in group.items())
+            raise ConfigError(
+                f"averaging.rules averages tensors of unequal shape over modalities ({told}). Choose a pattern that leaves them out."
+            )
+
+
+def _some_names(names: Iterable[str]) -> str:
+    """One name of each kind."""
+    kinds = {name.partition(".")[2] if name.partition(".")[0] not in (FUSED, FUSION) else name: name for name in reversed([*names])}
+    return ", ".join(sorted(kinds.values()))
