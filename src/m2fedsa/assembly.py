@@ -49,7 +49,10 @@ class Extensions:
 
     def named_in(self, config: Config) -> Config:
         """The settings with the names of these parts in place of what they replace: what a run directory shall tell."""
-        data = config.data if self.data is None else config.data.model_copy(update={"source": OBJECT})
+        data = config.data
+        if self.data is not None:
+            trains = sum(client.train is not None for client in self.data.clients.values())
+            data = data.model_copy(update={"source": OBJECT, "clients": trains})
         modalities = {
             name: one.model_copy(update={"encoder": OBJECT}) if name in (self.encoders or {}) else one
             for name, one in config.modalities.items()

@@ -26,7 +26,7 @@ _FROM_TOML = BeforeValidator(lambda value: tuple(value) if isinstance(value, lis
 """TOML knows lists alone."""
 
 MODALITY_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
-RUN_NAME = re.compile(r"\w[\w .+-]*")
+RUN_NAME = re.compile(r"[^\s./\\\x00-\x1f][^/\\\x00-\x1f]*")
 RESERVED_NAMES = ("fusion", "fused")
 """First parts of tensor names that belong to no modality."""
 
@@ -218,7 +218,7 @@ class Config(Section):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if not RUN_NAME.fullmatch(self.name):
-            raise ValueError(f"name = {self.name!r}, but a directory is named by it: letters, digits and . _ - +, first a letter or digit")
+            raise ValueError(f"name = {self.name!r}, but a directory is named by it: give one without a slash, and no dot or space at its start")
         if not self.modalities:
             raise ValueError("modalities: none is given; a run needs at least one, e.g. [modalities.image] with an encoder")
         for name in self.modalities:

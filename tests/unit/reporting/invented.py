@@ -15,6 +15,7 @@ def config(rounds=20, seed=0, name="digits", **others):
     values = {
         "name": name,
         "seed": seed,
+        "data": {"clients": 20},
         "modalities": {modality: {"encoder": f"embedded:{modality}"} for modality in MODALITIES},
         "federation": {"rounds": rounds},
         **others,
