@@ -2,13 +2,14 @@
 
     python scripts/pack_digits.py SOURCE_DIR
 
-Of the 2,100 training rows 900 become public: 15 of the 35 of each digit and speaker, drawn with a fixed seed.
+Of the 2,100 training rows about 900 become public: all rows of some languages, drawn with a fixed seed. So what an encoder learns from
+public words is as new to the clients' languages as to those of validation and test, which are different ones again.
 """
 
 import argparse
 import csv
 import lzma
-from collections import defaultdict
+from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 
@@ -20,7 +21,8 @@ from m2fedsa.data.digits_pack import COLUMNS, decode_audio, encode_audio, group_
 from m2fedsa.seeding import derive
 
 TARGET = Path(__file__).parents[1] / "src" / "m2fedsa" / "data" / "embedded" / "digits"
-PUBLIC_OF_EACH = 15
+PUBLIC_ROWS = 900
+"""languages are drawn until they have this many rows"""
 SEED = 2024
 
 
@@ -28,15 +30,18 @@ def read_index(path: Path) -> list[dict[str, str]]:
     """The rows of the source's index, with `part` filled in."""
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    cells: dict[tuple[str, str], list[dict[str, str]]] = defaultdict(list)
     for row in rows:
         row["split"] = {"val": "validation"}.get(row["split"], row["split"])
         row["part"] = "clients" if row["split"] == "train" else ""
-        if row["split"] == "train":
-            cells[row["digit"], row["speaker"]].append(row)
-    for (digit, speaker), cell in cells.items():
-        for chosen in torch.randperm(len(cell), generator=derive(SEED, "public", digit, speaker)).tolist()[:PUBLIC_OF_EACH]:
-            cell[chosen]["part"] = "public"
+    training = Counter(row["language"] for row in rows if row["split"] == "train")
+    languages = sorted(training)
+    public: set[str] = set()
+    for index in torch.randperm(len(languages), generator=derive(SEED, "public")).tolist():
+        if sum(training[language] for language in public) < PUBLIC_ROWS:
+            public.add(languages[index])
+    for row in rows:
+        if row["part"] and row["language"] in public:
+            row["part"] = "public"
     return rows
 
 

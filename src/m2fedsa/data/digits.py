@@ -1,6 +1,6 @@
 """Two tasks on the embedded digits: name the digit (`digits`, `few_labels`), and say whether written and spoken digit agree (`match`).
 
-A sample is a written digit, a spoken one and a number word, noisy enough that no modality suffices. 1,200 rows belong to the training
+A sample is a written digit, a spoken one and a number word, noisy enough that no modality suffices. 1,192 rows belong to the training
 clients; the 300 of validation and the 600 of test lie with six clients that only evaluate, one for each speaker. The public rows, on
 which the embedded encoders were pretrained, are in none of them.
 
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from m2fedsa.data.digits_inputs import attention_mask, character_ids, log_mel, masked_characters, noisy_audio, noisy_images, pixel_values
 from m2fedsa.data.digits_pack import DigitRows, read_digits
-from m2fedsa.data.pairs import draw_pairs
+from m2fedsa.data.pairs import draw_pairs, even_classes
 from m2fedsa.data.partition import assign_modalities, dirichlet, draw_presence, iid
 from m2fedsa.data.samples import SPLITS, UNLABELLED, ClientData, FederatedData, InMemorySamples, Split
 from m2fedsa.errors import ConfigError
@@ -115,7 +115,7 @@ def match(
     """Do the written and the spoken digit agree? Two classes, two modalities: `image`, `audio`.
 
     Each image and each recording of a split is in `pairings` samples of that split, half of which agree: neither says anything about
-    the label, only both together do. A client with one modality cannot learn the task, so by default all have both.
+    the label, only both together do. Rows of a digit beyond those of the rarest are left out. A client with one modality cannot learn the task, so by default all have both.
     Training clients hold images (`partition` goes by the digit of the image) with all pairs they are in; a recording may so be heard at
     several clients, an image is at one. Evaluation clients are the speakers of the recordings.
 
@@ -127,6 +127,7 @@ def match(
     splits: list[Split] = []
     for split in SPLITS:
         inside = torch.tensor([name == split for name in row_splits]).nonzero()[:, 0]
+        inside = inside[even_classes(rows.digits[inside], derive(seed, "match", "rows", split))]
         pairs.append(inside[draw_pairs(rows.digits[inside], pairings, derive(seed, "match", "pairs", split))])
         splits += [split] * len(pairs[-1])
     pairs_P2 = torch.cat(pairs)

@@ -36,3 +36,11 @@ def draw_pairs(classes: Tensor, pairings: int, generator: torch.Generator) -> Te
 def _shuffled(members: Tensor, generator: torch.Generator) -> Tensor:
     """(K, size) with each row in an order of its own."""
     return torch.stack([row[torch.randperm(len(row), generator=generator)] for row in members])
+
+
+def even_classes(classes: Tensor, generator: torch.Generator) -> Tensor:
+    """(int64, sorted) which of N samples to keep so that every class is as frequent as the rarest."""
+    values, counts = torch.unique(classes, return_counts=True)
+    size = int(counts.min())
+    members = ((classes == value).nonzero()[:, 0] for value in values)
+    return torch.cat([own[torch.randperm(len(own), generator=generator)][:size] for own in members]).sort().values

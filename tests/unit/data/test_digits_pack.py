@@ -12,10 +12,17 @@ from m2fedsa.errors import DataError
 
 
 def test_rows_per_part_digit_and_speaker():
-    cells = Counter((row.split, row.part, row.digit, row.speaker) for row in read_index())
+    rows = read_index()
+    assert Counter((row.split, row.part) for row in rows) == {
+        ("train", "public"): 908,
+        ("train", "clients"): 1192,
+        ("validation", ""): 300,
+        ("test", ""): 600,
+    }
+    cells = Counter((row.split, row.digit, row.speaker) for row in rows)
     speakers = ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")
-    each = {("train", "public"): 15, ("train", "clients"): 20, ("validation", ""): 5, ("test", ""): 10}
-    assert cells == {(*part, digit, speaker): count for part, count in each.items() for digit in range(10) for speaker in speakers}
+    each = {"train": 35, "validation": 5, "test": 10}
+    assert cells == {(split, digit, speaker): count for split, count in each.items() for digit in range(10) for speaker in speakers}
 
 
 def test_every_row_is_in_one_group(rows):
@@ -25,10 +32,12 @@ def test_every_row_is_in_one_group(rows):
     assert {row.part or row.split for row in rows["federation"].rows} == {"clients", "validation", "test"}
 
 
-def test_no_language_of_test_is_in_training():
-    languages = {split: {row.language for row in read_index() if (row.split == "test") == split} for split in (True, False)}
-    assert len(languages[True]) == 18
-    assert not languages[True] & languages[False]
+def test_no_language_is_in_two_parts():
+    languages: dict[str, set[str]] = {}
+    for row in read_index():
+        languages.setdefault(row.part or row.split, set()).add(row.language)
+    assert {part: len(names) for part, names in languages.items()} == {"public": 21, "clients": 28, "validation": 6, "test": 18}
+    assert len(set().union(*languages.values())) == 73
 
 
 @pytest.mark.parametrize(
@@ -75,5 +84,5 @@ def test_coding_error_is_that_of_rounding():
 
 
 def test_a_damaged_file_is_named():
-    with pytest.raises(DataError, match=r"digits/public-images\.xz: 705600 bytes where the index asks for 706384"):
-        digits_pack._bytes("public-images.xz", np.dtype(np.uint8), (901, 28, 28))
+    with pytest.raises(DataError, match=r"digits/public-images\.xz: 711872 bytes where the index asks for 712656"):
+        digits_pack._bytes("public-images.xz", np.dtype(np.uint8), (909, 28, 28))
