@@ -218,7 +218,7 @@ class Config(Section):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if not RUN_NAME.fullmatch(self.name):
-            raise ValueError(f"name = {self.name!r}, but a directory is named by it: give one without a slash, and no dot or space at its start")
+            raise ValueError(f"name = {self.name!r}, but a directory is named by it: no slash, and no dot or space at its start")
         if not self.modalities:
             raise ValueError("modalities: none is given; a run needs at least one, e.g. [modalities.image] with an encoder")
         for name in self.modalities:
