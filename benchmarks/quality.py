@@ -1,0 +1,169 @@
+"""Does it work? Five seeds of every arm of the three digit tasks; means with 95 % intervals, and the figures that must hold.
+
+    python benchmarks/quality.py --out benchmarks/results/quality.jsonl --table docs/results.md
+
+Every arm is a recipe with a few settings changed. Learning rates are chosen per arm from one grid by the mean validation accuracy over
+seeds; test figures are then those of that rate. What was run before is not run again, so the command can be interrupted.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+sys.path.insert(0, str(Path(__file__).parent))
+
+from quality_table import render
+
+RATES = (0.002, 0.005, 0.01)
+SEEDS = (0, 1, 2, 3, 4)
+NEVER = ("transfer.start=never",)
+NO_TRANSFER = ("transfer.start=never", "transfer.closed_form=false")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A recipe with settings changed; `rates` are tried, an empty tuple stands for the recipe's own."""
+
+    name: str
+    recipe: str
+    settings: tuple[str, ...] = ()
+    rates: tuple[float, ...] = ()
+    pooled: bool = False
+    """all training samples in one place, as many visits of each sample as in the rounds of the recipe"""
+
+
+ARMS = (
+    Arm("m2fedsa", "digits", rates=RATES),
+    Arm("centralised", "digits", rates=RATES, pooled=True),
+    Arm("30 rounds without warm start", "digits", ("federation.warm_start=false", "federation.rounds=30", *NEVER), RATES),
+    Arm("transfer", "few_labels"),
+    Arm("no transfer", "few_labels", NO_TRANSFER),
+    Arm("each modality teaches itself", "few_labels", ("transfer.teacher=self",)),
+    Arm("m2fedsa", "match", rates=RATES[1:]),
+    Arm("centralised", "match", rates=RATES[1:], pooled=True),
+    Arm("late fusion", "match", ("fusion.blocks=0", "fusion.bilinear=false"), rates=RATES[1:]),
+)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run."""
+
+    arm: Arm
+    seed: int
+    rate: float | None
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """What identifies the run in the file of results."""
+        return {"recipe": self.arm.recipe, "arm": self.arm.name, "settings": list(self.arm.settings), "rate": self.rate, "seed": self.seed}
+
+
+class Recorder:
+    """Remembers how the warm start did on the validation samples; the rest of the progress goes nowhere."""
+
+    warm: float | None = None
+
+    def warm_started(self, record: dict[str, Any]) -> None:
+        self.warm = record["metrics"]["fused"]["accuracy"]
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *_args, **_kwargs: None
+
+
+@dataclass
+class Store:
+    """The file of results, one JSON object a run."""
+
+    path: Path
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.path.exists():
+            self.rows = [json.loads(line) for line in self.path.read_text().splitlines()]
+
+    def has(self, job: Job) -> bool:
+        return any(all(row[name] == value for name, value in job.key.items()) for row in self.rows)
+
+    def add(self, row: dict[str, Any]) -> None:
+        self.rows.append(row)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+def run(job: Job) -> dict[str, Any]:
+    """One run, in a process of its own; the row that is kept of it."""
+    import m2fedsa
+    from m2fedsa.data.sources import load_data
+
+    config = m2fedsa.recipes.named(job.arm.recipe).override([f"seed={job.seed}", "compute.threads=1", *job.arm.settings])
+    if job.rate is not None:
+        config = config.override([f"optimizer.learning_rate={job.rate}"])
+    data = None
+    if job.arm.pooled:
+        from pooled import pooled
+
+        data = pooled(load_data(config.data, config.seed))
+        rounds = config.federation.rounds
+        config = config.override(
+            ["federation.rounds=1", f"federation.local_epochs={rounds * config.federation.local_epochs}", "data.clients=1"]
+        )
+    began = time.monotonic()
+    recorder = Recorder()
+    result = m2fedsa.run(config, data=data, progress=recorder)
+    curve = [recorder.warm] + [record["metrics"]["fused"]["accuracy"] for record in result.history if record["metrics"]]
+    accuracies = {
+        name: {subset: scores["accuracy"] for subset, scores in metrics.items()}
+        for name, metrics in (("test", result.metrics), ("validation", result.validation), ("closed_form", result.closed_form))
+        if metrics
+    }
+    return {**job.key, **accuracies, "curve": curve, "digest": result.digest, "seconds": round(time.monotonic() - began, 1)}
+
+
+def jobs(arms: list[Arm], seeds: tuple[int, ...]) -> Iterator[Job]:
+    """Every run of the study."""
+    for arm in arms:
+        for rate in arm.rates or (None,):
+            for seed in seeds:
+                yield Job(arm, seed, rate)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/quality.jsonl"))
+    parser.add_argument("--table", type=Path, help="write the tables as Markdown")
+    parser.add_argument("--recipe", action="append", help="only these recipes")
+    parser.add_argument("--arm", action="append", help="only these arms")
+    parser.add_argument("--seeds", type=int, default=len(SEEDS))
+    parser.add_argument("--processes", type=int, default=2)
+    given = parser.parse_args()
+    store = Store(given.out)
+    arms = [arm for arm in ARMS if (not given.recipe or arm.recipe in given.recipe) and (not given.arm or arm.name in given.arm)]
+    due = [job for job in jobs(arms, SEEDS[: given.seeds]) if not store.has(job)]
+    with ProcessPoolExecutor(given.processes) as pool:
+        futures = {pool.submit(run, job): job for job in due}
+        for done, future in enumerate(as_completed(futures), 1):
+            row = future.result()
+            store.add(row)
+            print(
+                f"{done}/{len(due)}  {row['recipe']:<10} {row['arm']:<30} rate {row['rate']}  seed {row['seed']}  "
+                f"fused {row['test']['fused']:.3f}  {row['seconds']} s",
+                flush=True,
+            )
+    text = render(store.rows)
+    print(text)
+    if given.table:
+        given.table.write_text(text)
+
+
+if __name__ == "__main__":
+    main()

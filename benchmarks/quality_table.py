@@ -1,0 +1,157 @@
+"""The tables of docs/results.md, from the rows that `quality.py` keeps."""
+
+import statistics
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+from scipy import stats
+
+Row = dict[str, Any]
+COMMAND = "python benchmarks/quality.py --out benchmarks/results/quality.jsonl --table docs/results.md"
+HEAD = f"""# Results
+
+Five seeds each: seed decides noise, partition, which labels are kept, batches and dropout. Accuracy on the 600 test samples (`match`:
+1,200 pairs), mean ± half of the 95 % interval (Student). Learning rates are chosen per arm from one grid by the mean validation
+accuracy over the seeds. What is real: handwritten and spoken digits and number words; what is small: the encoders (0.14 to 0.17 million
+parameters each) and the data. The rows behind each table, with settings and digests: `benchmarks/results/quality.jsonl`.
+
+    {COMMAND}
+"""
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and half of the 95 % interval."""
+    mean = statistics.fmean(values)
+    if len(values) < 2:
+        return mean, float("nan")
+    return mean, float(stats.t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / len(values) ** 0.5
+
+
+def shown(values: Sequence[float], points: bool = False) -> str:
+    mean, half = interval(values)
+    return f"{100 * mean:+.1f} ± {100 * half:.1f}" if points else f"{mean:.3f} ± {half:.3f}"
+
+
+class Study:
+    """The rows of a study by recipe and arm, each arm at its best rate."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self.arms: dict[tuple[str, str], dict[float | None, list[Row]]] = defaultdict(lambda: defaultdict(list))
+        for row in rows:
+            self.arms[row["recipe"], row["arm"]][row["rate"]].append(row)
+
+    def best(self, recipe: str, arm: str) -> list[Row]:
+        """The rows of the rate with the best mean validation accuracy, sorted by seed; empty if the arm was not run."""
+        rates = self.arms.get((recipe, arm), {})
+        if not rates:
+            return []
+        rate = max(rates, key=lambda rate: statistics.fmean(row["validation"]["fused"] for row in rates[rate]))
+        return sorted(rates[rate], key=lambda row: row["seed"])
+
+    def values(self, recipe: str, arm: str, subset: str = "fused", part: str = "test") -> list[float]:
+        return [row[part][subset] for row in self.best(recipe, arm)]
+
+
+def render(rows: Sequence[Row]) -> str:
+    """All tables as Markdown."""
+    study = Study(rows)
+    parts = [HEAD]
+    for recipe in ("digits", "few_labels", "match"):
+        arms = [arm for name, arm in study.arms if name == recipe]
+        if arms:
+            parts += [f"## {recipe}\n", _table(study, recipe, arms)]
+            parts += [checks for checks in [{"digits": _digits, "few_labels": _few_labels, "match": _match}[recipe](study)] if checks]
+    return "\n".join(parts) + "\n"
+
+
+def _table(study: Study, recipe: str, arms: Sequence[str]) -> str:
+    modalities = [name for name in study.best(recipe, arms[0])[0]["test"] if "+" not in name]
+    lines = [f"| arm | rate | {' | '.join(modalities)} | seconds |", "| --- |" + " --- |" * (len(modalities) + 2)]
+    for arm in arms:
+        best = study.best(recipe, arm)
+        cells = " | ".join(shown([row["test"][name] for row in best]) for name in modalities)
+        seconds = statistics.fmean(row["seconds"] for row in best)
+        lines.append(f"| {arm} | {best[0]['rate'] or 'recipe'} | {cells} | {seconds:.0f} |")
+        if arm in ("m2fedsa", "transfer", "no transfer", "each modality teaches itself") and "closed_form" in best[0]:
+            cells = " | ".join(shown([row["closed_form"][name] for row in best]) for name in modalities)
+            lines.append(f"| · its closed form, before training | – | {cells} | |")
+    return "\n".join(lines) + "\n"
+
+
+def _difference(one: Sequence[float], other: Sequence[float]) -> list[float]:
+    return [a - b for a, b in zip(one, other, strict=True)]
+
+
+def _line(text: str, goal: str, found: str, holds: bool) -> str:
+    return f"| {text} | {goal} | {found} | {'yes' if holds else '**no**'} |"
+
+
+CHECKS = "| figure | goal | found | holds |\n| --- | --- | --- | --- |"
+
+
+def _digits(study: Study) -> str:
+    fused = study.values("digits", "m2fedsa")
+    if not fused:
+        return ""
+    singles = max((study.values("digits", "m2fedsa", name) for name in ("image", "audio", "text")), key=statistics.fmean)
+    over_single, over_closed = _difference(fused, singles), _difference(fused, study.values("digits", "m2fedsa", part="closed_form"))
+    lines = [CHECKS]
+    lines.append(
+        _line("fused over the best single modality, points", "≥ 8", shown(over_single, True), statistics.fmean(over_single) >= 0.08)
+    )
+    lines.append(_line("fused over the closed form, points", "≥ 1", shown(over_closed, True), statistics.fmean(over_closed) >= 0.01))
+    central = study.values("digits", "centralised")
+    if central:
+        share = statistics.fmean(fused) / statistics.fmean(central)
+        lines.append(_line("fused, share of centralised", "≥ 97 %", f"{100 * share:.1f} %", share >= 0.97))
+    without, warm = study.best("digits", "30 rounds without warm start"), study.best("digits", "m2fedsa")
+    if without and warm:
+        target = statistics.fmean(row["curve"][-1] for row in without)
+        curve = [statistics.fmean(values) for values in zip(*(row["curve"] for row in warm), strict=True)]
+        first = next((number for number, value in enumerate(curve) if value >= target), None)
+        found = (
+            f"{first} of 30 (reaching {target:.3f} on validation)"
+            if first is not None
+            else f"more than {len(curve) - 1} (target {target:.3f})"
+        )
+        lines.append(_line("rounds with warm start to what 30 reach without", "≤ 10", found, first is not None and first <= 10))
+    return "\n".join(lines) + "\n"
+
+
+def _few_labels(study: Study) -> str:
+    def mean_of_two(arm: str) -> list[float]:
+        pairs = zip(study.values("few_labels", arm, "image"), study.values("few_labels", arm, "audio"), strict=True)
+        return [(image + audio) / 2 for image, audio in pairs]
+
+    if not all(study.best("few_labels", arm) for arm in ("transfer", "no transfer", "each modality teaches itself")):
+        return ""
+    gain = _difference(mean_of_two("transfer"), mean_of_two("no transfer"))
+    alone = _difference(mean_of_two("each modality teaches itself"), mean_of_two("no transfer"))
+    more = _difference(gain, alone)
+    fused = _difference(study.values("few_labels", "transfer"), study.values("few_labels", "no transfer"))
+    (mean, half), (fused_mean, fused_half) = interval(gain), interval(fused)
+    lines = [CHECKS]
+    lines.append(
+        _line("transfer, mean of image and audio, points", "≥ 4, interval above 0", shown(gain, True), mean >= 0.04 and mean > half)
+    )
+    lines.append(_line("each modality teaching itself, points", "less", shown(alone, True), statistics.fmean(alone) < mean))
+    lines.append(_line("transfer over self-teaching, points", "> 0", shown(more, True), statistics.fmean(more) > 0))
+    lines.append(_line("transfer, fused, points", "interval above −1", shown(fused, True), fused_mean - fused_half > -0.01))
+    return "\n".join(lines) + "\n"
+
+
+def _match(study: Study) -> str:
+    fused, late, central = (study.values("match", arm) for arm in ("m2fedsa", "late fusion", "centralised"))
+    if not (fused and late and central):
+        return ""
+    singles = max((study.values("match", "m2fedsa", name) for name in ("image", "audio")), key=statistics.fmean)
+    over_single, over_late = _difference(fused, singles), _difference(fused, late)
+    share = statistics.fmean(fused) / statistics.fmean(central)
+    lines = [CHECKS]
+    lines.append(
+        _line("fused over the best single modality, points", "≥ 15", shown(over_single, True), statistics.fmean(over_single) >= 0.15)
+    )
+    lines.append(_line("fused over late fusion, points", "≥ 15", shown(over_late, True), statistics.fmean(over_late) >= 0.15))
+    lines.append(_line("fused, share of centralised", "≥ 90 %", f"{100 * share:.1f} %", share >= 0.9))
+    return "\n".join(lines) + "\n"
