@@ -93,8 +93,6 @@ class Training:
         self.accounts = Accounts()
         self.locals: dict[str, tuple[int, str]] = {}
         self.warm: WarmStartRecord | None = None
-        self.kept: int | None = None
-        """the round of the checkpoint in force"""
 
     def through(self, resume: bool) -> Result:
         """From the beginning, or from the checkpoint, to the end."""
@@ -160,13 +158,13 @@ class Training:
             self.parties.coordination.restore(manifest.round, manifest.main_server)
         self.parties.federation.restore(manifest.clients)
         self._check_digest(manifest)
+        self._store().keep(manifest.round)
         self.locals = dict(manifest.clients)
         self.accounts = Accounts.from_plain(manifest.state["accounts"])
         self.history = self.directory.cut_back(manifest.round)
         self.warm = read_warm_start(self.directory.path)
         if self.warm is None and self.config.federation.warm_start:
             raise RunDirectoryError(f"{self.directory.path}: warm_start.json is missing. Restore it from a copy, or begin a new run.")
-        self.kept = manifest.round
         self.progress.started(facts_of(self.parties), manifest.round)
 
     def _check_digest(self, manifest: Manifest) -> None:
@@ -204,6 +202,9 @@ class Training:
         answers: list[Answer | Failure] = []
         for answer in self.parties.federation.run(tasks):
             answers.append(answer)
+            if isinstance(answer, Failure) and answer.kind == StorageError.__name__:
+                # The disk is everybody's here: without this the run would go on, and end elsewhere than with room.
+                raise StorageError(answer.message)
             self.progress.client_done(len(answers), len(tasks), what)
         return answers
 
@@ -248,7 +249,6 @@ class Training:
         file = self._store().write(state.round, state.filed())
         facts = {"fed_server": state.facts(), "accounts": self.accounts.plain()}
         Manifest(state.round, file, main_server, self.locals, self.digest(prints), facts).write(self._checkpoint_directory())
-        self.kept = state.round
         self._store().keep(state.round)
 
     def _store(self) -> Store:
@@ -286,9 +286,10 @@ class Training:
         if not self.directory.begun:
             return "before it began; nothing was changed."
         how = f"Go on with: m2fedsa run --resume {self.directory.path}"
-        if self.kept is None:
+        manifest = Manifest.read(self.directory.checkpoint)
+        if manifest is None:
             return f"before its first checkpoint, and will begin again. {how}"
-        return f"after round {self.kept} of {self.config.federation.rounds}, which is kept. {how}"
+        return f"after round {manifest.round} of {self.config.federation.rounds}, which is kept. {how}"
 
 
 def _nobody(plan: RoundPlan, failures: Sequence[Failure]) -> str:
