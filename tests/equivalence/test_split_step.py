@@ -271,6 +271,36 @@ def test_the_decision_term_is_divided_by_the_loss_only_above_one(float64) -> Non
         check(at, samples, "transfer", weights=(0.5, 0.5, 0.0))
 
 
+@pytest.mark.parametrize("which", ["all labelled", "half of them labelled"])
+@pytest.mark.parametrize("phase", ["fusion", "transfer"])
+def test_the_losses_that_a_round_reports(float64, stages, phase: Phase, which: str) -> None:
+    """Sums of plain cross-entropies under the adjusted prior, and of how many samples: labelled ones alone, in either phase."""
+    at = stages(**SETTINGS["no dropout"])
+    samples = batch_of(RAGGED, None if which == "all labelled" else HALF_LABELLED)
+    plan = RoundPlan(1, phase, SEED, {CLIENT: samples.modalities}, 0.01, WEIGHTS)
+    parts = client_parts(at.who.blueprint, samples.modalities)
+    parts.load(at.tensors)
+    branches = Branches(samples, "train", at.who.shared.heads, KeptOutputs(), parts)
+    at.who.coordination.begin(plan)
+    with at.who.coordination.session(CLIENT, 1) as session:
+        losses = LocalRound(at.who.blueprint, CLIENT, branches, plan, at.log_prior, None, step_loss).run(session).losses
+    network = unsplit.Network(at.config, worlds.encoders(), at.log_prior)
+    out = network.forward(at.tensors, unsplit.Batch.complete(samples, torch.arange(6)), unsplit.Masks())
+    labels = samples.labels.tolist()
+    shift = unsplit.own_frequencies(labels, 4).log() - at.log_prior
+    expected: dict[str, list[Tensor]] = {}
+    for row, label in enumerate(labels):
+        if label < 0:
+            continue
+        names = ["fused", "fused_multimodal"] if sum(RAGGED[row]) > 1 else ["fused"]
+        for name in (*names, *out.logits[row]):
+            logits = out.logits[row][name] if name in out.logits[row] else out.fused[row]
+            expected.setdefault(name, []).append(unsplit.cross_entropy(logits + shift, label).detach())
+    assert {name: number for name, (_, number) in losses.items()} == {name: len(values) for name, values in expected.items()}
+    for name, values in expected.items():
+        assert losses[name][0] == pytest.approx(float(sum(values)), rel=1e-9), name
+
+
 # --- that the cases prove something -------------------------------------------------------------------------------------------------
 
 

@@ -47,11 +47,9 @@ RUNS = {
         "fusion__gradient_to_encoders": False,
         "fusion__bilinear": False,
     },
-    "personal classifiers": {
-        "averaging__rules": '[{pattern="*.classifier.*", over="nothing"}, {pattern="*.ta.*", over="clients"}]',
-    },
-    "personal task adapters": {
-        "averaging__rules": '[{pattern="*.ta.*", over="nothing"}, {pattern="*.ma.update.*", over="modalities"}]',
+    "personal classifiers and task adapters": {
+        "averaging__rules": '[{pattern="*.classifier.*", over="nothing"}, {pattern="*.ta.*", over="nothing"}, '
+        '{pattern="*.ma.update.*", over="modalities"}]',
     },
 }
 
