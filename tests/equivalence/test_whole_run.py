@@ -67,7 +67,16 @@ def test_a_whole_run(float64, monkeypatch: pytest.MonkeyPatch, which: str) -> No
 @pytest.mark.parametrize("teacher", ["fused", "self"])
 def test_a_run_with_unlabelled_samples(float64, monkeypatch: pytest.MonkeyPatch, teacher: str) -> None:
     """Transfer from round 2 with a new teacher in round 4; a client without any label takes part in transfer alone."""
-    config = worlds.config(federation__rounds=4, transfer__start=2, transfer__refresh=2, transfer__teacher=teacher)
+    config = worlds.config(
+        federation__rounds=4,
+        federation__warm_start=True,
+        warm_start__shrinkages="[0.7]",
+        warm_start__scales="[0.1]",
+        transfer__closed_form=False,
+        transfer__start=2,
+        transfer__refresh=2,
+        transfer__teacher=teacher,
+    )
     data = worlds.federated(unlabelled=0.5)
     data.clients["bob"].train.labels[:] = -1
     _, reference, ours = both(monkeypatch, config, data)
