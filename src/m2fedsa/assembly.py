@@ -136,7 +136,7 @@ def _example(data: FederatedData, modality: str) -> dict[str, Tensor]:
             rows = samples.presence[:, samples.modalities.index(modality)].nonzero().flatten()[:2]
             if len(rows):
                 return samples.inputs(modality, rows)
-    raise DataError(f"no client has a sample of modality {modality}.")
+    raise DataError(f"no client has a sample of modality {modality}. Leave the modality out of data and settings.")
 
 
 def _cut(

@@ -27,14 +27,14 @@ def check_data(config: Config, data: FederatedData) -> None:
         raise DataError(f"the data has {len(data.classes)} class; a classifier needs two or more.")
     trains = [client for client in data.clients.values() if client.train is not None]
     if not trains:
-        raise DataError("no client has training samples.")
+        raise DataError("no client has training samples. Give at least one client a `train`.")
     sampled = config.federation.clients_per_round
     if sampled is not None and sampled > len(trains):
         raise ConfigError(f"federation.clients_per_round = {sampled}, but {len(trains)} clients have training samples.")
     for name, client in data.clients.items():
         _check_client(name, client, data)
     if not any(bool((client.train.labels != UNLABELLED).any()) for client in trains if client.train is not None):
-        raise DataError("no training sample of any client has a label.")
+        raise DataError("no training sample of any client has a label. Transfer needs some to start from.")
 
 
 def _check_client(name: str, client: ClientData, data: FederatedData) -> None:
@@ -47,7 +47,7 @@ def _check_client(name: str, client: ClientData, data: FederatedData) -> None:
         raise DataError(f"client {name} holds {foreign[0]}, which is not a modality of the data ({', '.join(data.modalities)}).")
     splits = {split: client.split(split) for split in SPLITS}
     if not any(samples is not None and len(samples.labels) for samples in splits.values()):
-        raise DataError(f"client {name} has no samples.")
+        raise DataError(f"client {name} has no samples. Leave the client out.")
     for split, samples in splits.items():
         if samples is not None:
             _check_samples(f"client {name}, {split}", samples, len(data.classes))
@@ -76,7 +76,8 @@ def check_rules(blueprint: Blueprint) -> None:
     for place, rule in enumerate(averaging.rules):
         if rule not in DEFAULT_RULES and not any(fnmatchcase(name, rule.pattern) for name in shapes):
             raise ConfigError(
-                f"averaging.rules[{place}].pattern = {rule.pattern!r}, but no tensor has such a name. There are {_some_names(shapes)}."
+                f"averaging.rules[{place}].pattern = {rule.pattern!r}, but no tensor has such a name. "
+                f"There are {_kinds(shapes, blueprint.modalities[0])}."
             )
     groups: dict[str, dict[str, tuple[int, ...]]] = {}
     for name, shape in shapes.items():
@@ -91,7 +92,7 @@ def check_rules(blueprint: Blueprint) -> None:
             )
 
 
-def _some_names(names: Iterable[str]) -> str:
-    """One name of each kind."""
-    kinds = {name.partition(".")[2] if name.partition(".")[0] not in (FUSED, FUSION) else name: name for name in reversed([*names])}
-    return ", ".join(sorted(kinds.values()))
+def _kinds(names: Iterable[str], modality: str) -> str:
+    """What names begin with, for one modality and for what belongs to none."""
+    first = (name.split(".")[:2] for name in names if name.startswith((f"{modality}.", f"{FUSED}.", f"{FUSION}.")))
+    return ", ".join(sorted({f"{FUSION}.*" if one[0] == FUSION else f"{'.'.join(one)}.*" for one in first}))

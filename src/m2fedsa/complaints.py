@@ -79,7 +79,7 @@ def _should(message: str) -> str:
     said = message.removeprefix("Input should be ")
     if said.startswith("a valid dictionary"):
         return "a table"
-    if said.startswith("Tuple should have at least 1"):
+    if " should have at least 1 item" in said:
         return "a list of one or more"
     for pydantic, plain in _WORDS:
         said = said.replace(pydantic, plain)

@@ -1,6 +1,8 @@
 import pytest
 from tests.integration import small
 
+from m2fedsa.client import Client
+
 
 @pytest.fixture(scope="session")
 def encoders(tmp_path_factory):
@@ -20,3 +22,10 @@ def uninterrupted(settings, tmp_path_factory):
     path = tmp_path_factory.mktemp("uninterrupted") / "run"
     assert small.call("run", settings, "--out", path) == 0
     return path
+
+
+@pytest.fixture
+def nothing_is_trained(monkeypatch, tmp_path):
+    """No client does anything, and nothing lies in the working directory but what the test itself puts there."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Client, "perform", None)

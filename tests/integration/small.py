@@ -4,15 +4,16 @@ Two tiny encoders, drawn at random, lie in a folder as `save_pretrained` writes 
 three take part in a round, and transfer from the second.
 """
 
+import copy
 import json
 import os
 import tomllib
-from pathlib import Path
 
 import tomli_w
 import torch
 import transformers
 
+from m2fedsa.checkpoint import Manifest
 from m2fedsa.cli import main
 from m2fedsa.config import Config
 
@@ -93,6 +94,21 @@ def write(path, values):
     return path
 
 
+def changed(encoders, **settings):
+    """The small settings with `{"a.b": value}` put in; None takes a key away."""
+    values = copy.deepcopy(tables(encoders))
+    for key, value in settings.items():
+        *path, last = key.split(".")
+        table = values
+        for part in path:
+            table = table.setdefault(part, {})
+        if value is None:
+            del table[last]
+        else:
+            table[last] = value
+    return values
+
+
 # --- what a run leaves --------------------------------------------------------------------------------------------------------------
 
 
@@ -119,6 +135,22 @@ def files(path):
     return {str(file.relative_to(path)): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}
 
 
+def assert_same(path, uninterrupted):
+    """Digest, rounds, accounts, metrics, ledger: all but the time; the same manifest, and the same files with the same tensors."""
+    assert outcome(path) == outcome(uninterrupted)
+    assert Manifest.read(path / "checkpoint") == Manifest.read(uninterrupted / "checkpoint")
+    ours, theirs = (files(directory) for directory in (path, uninterrupted))
+    assert all(ours[name] == content for name, content in theirs.items() if name.endswith(".safetensors"))
+    assert set(theirs) <= set(ours)
+    # A client that died before its commit may keep a file of an earlier round.
+    assert {name.split("/")[1] for name in set(ours) - set(theirs)} <= {"clients"}
+
+
+def go_on(settings, path):
+    """The words that begin a run, or go on where there is something to go on from."""
+    return ["run", "--resume", path] if (path / "config.toml").exists() else ["run", settings, "--out", path]
+
+
 def call(*arguments):
     """The command line, in this process; its exit status."""
     return main([str(argument) for argument in arguments])
@@ -134,12 +166,18 @@ def refused(capsys, *arguments):
     return said
 
 
-def command(*arguments):
-    """The words of a process of its own."""
-    import sys
-
-    return [sys.executable, "-m", "m2fedsa", *map(str, arguments)]
+def refuses(capsys, tmp_path, values):
+    """What is said of these settings in mine.toml; nothing is left behind."""
+    text = values if isinstance(values, str) else None
+    path = tmp_path / "mine.toml"
+    if text is None:
+        write(path, values)
+    else:
+        path.write_text(text)
+    for words in (["--out", "run"], []):
+        said = refused(capsys, "run", "mine.toml", *words)
+        assert [entry.name for entry in tmp_path.iterdir()] == ["mine.toml"]
+    return " ".join(said.split())
 
 
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
-HERE = Path(__file__).parent
