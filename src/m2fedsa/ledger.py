@@ -1,22 +1,26 @@
 """What a client and the main server store, compute and send for each modality, against the whole encoder held and trained in one place.
 
 Parameters and bytes are those of the real modules, FLOPs are counted on them while they run on one sample (a multiply-add is two), bytes
-on the wire are those of the real messages.
+on the wire are those of the real messages, less what belongs to no modality: f, its gradient, and which modality enters fusion.
 """
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from m2fedsa.blueprint import Blueprint, Parts, client_parts, server_parts
+from m2fedsa.messages import Activation
 from m2fedsa.models.architectures import architecture
 from m2fedsa.models.cut import Head, Tail, specify, whole
 from m2fedsa.reporting.records import LedgerEntry, Side, Weights
 from m2fedsa.state import nbytes
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -45,8 +49,7 @@ def _entry(name: str, one: Measured, client: Parts, server: Parts) -> LedgerEntr
     on_client = _both(lambda h: h if adapter is None else h + adapter(h), hidden, client.modules[f"{name}.classifier"], one.tail.width)
     on_server = _forth_and_back(lambda h: one.tail(h, mask, specs, task), hidden)
     pooled = one.tail(hidden, mask, specs, None)
-    up = nbytes([hidden, *([] if mask is None else [mask])])
-    down = nbytes([pooled])
+    up, down = Activation(hidden, torch.zeros(1, dtype=torch.int64), mask, specs).nbytes, nbytes([pooled])
     return {
         "client": _side(_real(one.head), _under(client, name), forward_head + on_client[0], on_client[1], head=forward_head),
         "server": _side(_real(one.tail), _under(server, name), *on_server),
@@ -74,10 +77,7 @@ def _under(parts: Parts, modality: str) -> list[Tensor]:
 
 
 def _flops(work: Callable[[], Any]) -> float:
-    counter = FlopCounterMode(display=False)
-    with counter:
-        work()
-    return float(counter.get_total_flops())
+    return _counted(work)[0]
 
 
 def _forth_and_back(work: Callable[[Tensor], Tensor], hidden: Tensor) -> tuple[float, float]:
@@ -103,9 +103,10 @@ def _both(adapt: Callable[[Tensor], Tensor], hidden: Tensor, classifier: nn.Modu
     return forward, backward
 
 
-def _counted(work: Callable[[], Tensor]) -> tuple[float, Tensor]:
+def _counted(work: Callable[[], Result]) -> tuple[float, Result]:
+    """FLOPs of `work`, and what it gives. Attention runs as plain products: its fused kernels are not counted on every device."""
     counter = FlopCounterMode(display=False)
-    with counter:
+    with counter, sdpa_kernel(SDPBackend.MATH):
         output = work()
     return float(counter.get_total_flops()), output
 
