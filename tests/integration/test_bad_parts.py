@@ -123,7 +123,7 @@ def test_weights_that_do_not_fit(capsys, tmp_path, encoders, case):
     assert told in said
 
 
-# --- data of a program --------------------------------------------------------------------------------------------------------------------
+# --- data of a program ----------------------------------------------------------------------------------------------------------------
 
 
 def held(labels, presence=None, modalities=("image", "text")):

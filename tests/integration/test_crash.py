@@ -49,7 +49,7 @@ def test_the_small_run_has_every_kind_of_state(uninterrupted):
     assert len({tuple(record["clients"]) for record in records}) > 1, "some client has local tensors that are older than a round"
 
 
-# --- at every write -----------------------------------------------------------------------------------------------------------------
+# --- at every write -------------------------------------------------------------------------------------------------------------------
 
 
 def moments(monkeypatch, at):
@@ -142,7 +142,7 @@ def test_a_small_disk(settings, uninterrupted, tmp_path, disk, capsys):
     small.assert_same(place / "run", uninterrupted)
 
 
-# --- between the parties ------------------------------------------------------------------------------------------------------------
+# --- between the parties --------------------------------------------------------------------------------------------------------------
 
 
 def dies_after(monkeypatch, kind, name, when):
