@@ -3,7 +3,8 @@
     python scripts/pretrain_digits.py [image] [audio] [text]
 
 Each is a real Hugging Face model (ViT, AST, BERT), trained with a throw-away linear head on its mean-pooled tokens: fresh noise on
-every batch, milder than the clients', and only half of the digits: as in the field, the clients' task is not what the encoder was made for.
+every batch, milder than the clients', and for image and audio only half of the digits: as in
+the field, the clients' task is not what the encoder was made for.
 Steps, not seconds, are fixed, and the run is on one thread: the same machine type gives the same weights. Client and test rows are looked at once, for the figures in `pretraining.json`.
 
 Shapes: B batch, L characters or (for images and audio) the raw dimensions, D = 64 width, K = 10 digits.
@@ -77,7 +78,7 @@ class Plan:
 PLANS = {
     "image": Plan(steps=3500, patch=7, strongest=0.4, start_strength=0.15, ramp=0.6),
     "audio": Plan(steps=1800, patch=8, strongest=0.316),
-    "text": Plan(steps=1200),
+    "text": Plan(steps=1500, digits=10),
 }
 
 

@@ -16,7 +16,7 @@ def digits(*, rounds: int = 15, seed: int = 0, clients: int = 20) -> Config:
     return _config("digits", rounds, seed, clients, data={"source": "digits"}, modalities=ENCODERS)
 
 
-def few_labels(*, rounds: int = 8, seed: int = 0, clients: int = 20) -> Config:
+def few_labels(*, rounds: int = 12, seed: int = 0, clients: int = 20) -> Config:
     """`digits` with one training sample in ten labelled: the others take part by transfer."""
     return _config(
         "few_labels",
@@ -25,7 +25,8 @@ def few_labels(*, rounds: int = 8, seed: int = 0, clients: int = 20) -> Config:
         clients,
         data={"source": "digits", "labelled_fraction": 0.1},
         modalities=ENCODERS,
-        transfer={"start": 1},
+        transfer={"start": 1, "refresh": 3},
+        optimizer={"learning_rate": 0.015},
     )
 
 
