@@ -4,6 +4,7 @@ Free of heavy imports: the command line, the run directory and the parties' chec
 """
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from m2fedsa.errors import StorageError
@@ -21,7 +22,8 @@ def write_atomically(path: Path, content: bytes) -> None:
         temporary.replace(path)
         _flush(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
         raise _cannot_write(path, error) from error
 
 
