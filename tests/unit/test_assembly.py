@@ -1,0 +1,114 @@
+import functools
+
+import pytest
+import torch
+from tests import worlds
+
+from m2fedsa.assembly import Extensions, assemble, cpu_threads
+from m2fedsa.averaging import weighted_mean
+from m2fedsa.config import Config
+from m2fedsa.data.samples import ClientData, FederatedData
+from m2fedsa.errors import ConfigError
+from m2fedsa.losses import step_loss
+
+MODALITIES = ("image", "text")
+
+
+def data(**clients):
+    return worlds.federated(clients or {"ann": (MODALITIES, 6), "bob": (("text",), 5)}, modalities=MODALITIES)
+
+
+def own_loss(predictions, phase, weights):
+    return step_loss(predictions, phase, weights)
+
+
+class OwnSampler:
+    def __call__(self, round_number, eligible, number, generator):
+        return [eligible[0].name]
+
+
+def test_settings_name_what_was_passed():
+    settings = Config.from_mapping(
+        {"modalities": {"image": {"encoder": "embedded:digits-image"}, "text": {"encoder": "embedded:digits-text"}}}
+    )
+    told = Extensions(data(), {"text": object()}, loss=own_loss, sampler=OwnSampler()).named_in(settings)
+    assert settings.differences(told) == [
+        "data.clients: 25 -> 2",
+        "data.source: 'digits' -> 'object'",
+        "modalities.text.encoder: 'embedded:digits-text' -> 'object'",
+        f"objects.loss: unset -> '{__name__}.own_loss'",
+        f"objects.sampler: unset -> '{__name__}.OwnSampler'",
+    ]
+    assert Extensions().named_in(settings) == settings
+    assert Extensions(loss=step_loss, average=weighted_mean).named_in(settings) == settings, "the specification's own parts are not told"
+    assert Extensions(loss=functools.partial(own_loss)).named_in(settings).objects.loss == "functools.partial"
+
+
+def test_named_parts_must_be_there():
+    named = worlds.config(MODALITIES).override(["objects.average=study.median"])
+    with pytest.raises(ConfigError, match=r'^objects.average = "study.median", but it was not passed. Call m2fedsa.run\(config, average='):
+        Extensions(data()).check(named)
+    with pytest.raises(ConfigError, match="objects.average"):
+        Extensions(data(), average=own_loss).check(named)
+    Extensions(data()).check(worlds.config(MODALITIES))
+
+
+def test_modalities_stand_in_the_order_of_the_data():
+    """Not in that of the settings: who writes TOML need not know it."""
+    settings = Config.from_mapping(
+        {**worlds.config(MODALITIES).model_dump(), "modalities": dict(reversed(worlds.config(MODALITIES).modalities.items()))}
+    )
+    parties = assemble(settings, Extensions(data(), worlds.encoders(MODALITIES)))
+    assert parties.blueprint.modalities == MODALITIES
+    assert [client.name for client in parties.federation.clients()] == sorted(data().clients)
+
+
+def test_the_cut_is_tried_on_samples_that_have_the_modality():
+    """Whoever comes first may lack it."""
+    held = data(ann=(("text",), 4), bob=(("image",), 4))
+    parties = assemble(worlds.config(MODALITIES), Extensions(held, worlds.encoders(MODALITIES)))
+    assert set(parties.measured) == set(MODALITIES)
+    assert all(len(value) == 1 for one in parties.measured.values() for value in one.example.values())
+
+
+def test_encoders_are_frozen_and_left_whole():
+    models = worlds.encoders(MODALITIES)
+    before = {name: {key: value.clone() for key, value in model.state_dict().items()} for name, model in models.items()}
+    assemble(worlds.config(MODALITIES), Extensions(data(), models))
+    for name, model in models.items():
+        assert not any(parameter.requires_grad for parameter in model.parameters())
+        assert all(torch.equal(value, before[name][key]) for key, value in model.state_dict().items())
+
+
+def test_each_party_keeps_its_own_place(tmp_path):
+    parties = assemble(worlds.config(MODALITIES), Extensions(data(), worlds.encoders(MODALITIES)))
+    assert parties.coordination.store is None
+    parties.keep_in(tmp_path)
+    assert parties.coordination.store.directory == tmp_path / "main_server"
+    assert parties.shared.checkpoint == tmp_path / "clients"
+    assert not list(tmp_path.iterdir())
+
+
+def test_threads_are_put_back():
+    before = torch.get_num_threads()
+    with cpu_threads(3):
+        assert torch.get_num_threads() == 3
+        with cpu_threads(0):
+            assert torch.get_num_threads() == 3
+    assert torch.get_num_threads() == before
+    with pytest.raises(RuntimeError), cpu_threads(2):
+        raise RuntimeError
+    assert torch.get_num_threads() == before
+
+
+def test_a_client_that_only_evaluates_takes_no_part_in_sampling():
+    samples = data().clients["ann"].train
+    held = FederatedData(
+        worlds.CLASSES, MODALITIES, {"ann": ClientData(MODALITIES, train=samples), "eva": ClientData(MODALITIES, test=samples)}
+    )
+    parties = assemble(worlds.config(MODALITIES), Extensions(held, worlds.encoders(MODALITIES)))
+    plan, tasks = parties.fed_server.begin_round()
+    assert list(plan.roster) == ["ann"]
+    assert [task.client for task in tasks] == ["ann"]
+    with pytest.raises(ConfigError, match="federation.clients_per_round = 2, but 1 clients have training samples."):
+        assemble(worlds.config(MODALITIES, federation__clients_per_round=2), Extensions(held, worlds.encoders(MODALITIES)))

@@ -1,0 +1,95 @@
+import itertools
+from collections import Counter
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from m2fedsa.client.batches import batches, drawn, modality_dropout, teachable
+from m2fedsa.config import Federation
+from m2fedsa.data.samples import InMemorySamples
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def samples(labels, presence):
+    return InMemorySamples({}, torch.arange(len(labels)), torch.tensor(labels), torch.tensor(presence), ("a", "b"))
+
+
+BOTH, FIRST = [True, True], [True, False]
+
+
+@pytest.mark.parametrize(
+    ("phase", "unlabelled", "expected"),
+    [("fusion", True, [0, 1]), ("fusion", False, [0, 1]), ("transfer", True, [0, 1, 2]), ("transfer", False, [0, 1])],
+)
+def test_who_is_drawn(phase, unlabelled, expected):
+    """Labelled samples always; unlabelled ones in the transfer phase, if they have several modalities."""
+    held = samples([0, 1, -1, -1], [BOTH, FIRST, BOTH, FIRST])
+    assert drawn(held, phase, unlabelled).tolist() == expected
+    assert teachable(held).tolist() == [False, False, True, False]
+
+
+@given(st.integers(1, 40), st.integers(1, 12), st.integers(1, 4))
+def test_epochs(number, size, epochs):
+    """Every row once an epoch, in full batches but for its last."""
+    rows = torch.arange(100, 100 + number)
+    found = [batch.tolist() for batch in batches(rows, Federation(local_epochs=epochs, batch_size=size), generator())]
+    each = -(-number // size)
+    assert len(found) == epochs * each
+    for epoch in range(epochs):
+        part = found[epoch * each : (epoch + 1) * each]
+        assert sorted(itertools.chain(*part)) == rows.tolist()
+        assert [len(batch) for batch in part[:-1]] == [size] * (each - 1)
+
+
+@given(st.integers(1, 40), st.integers(1, 12), st.integers(1, 30))
+def test_steps(number, size, steps):
+    """So many batches, out of as many passes as that takes: no row a second time before every row was drawn."""
+    found = [batch.tolist() for batch in batches(torch.arange(number), Federation(local_steps=steps, batch_size=size), generator())]
+    assert len(found) == steps
+    each = -(-number // size)
+    for start in range(0, steps, each):
+        part = list(itertools.chain(*found[start : start + each]))
+        assert len(part) == len(set(part))
+        assert start + each > steps or len(part) == number
+
+
+def test_every_pass_has_its_own_order():
+    settings = Federation(local_epochs=3, batch_size=50)
+    first, second, third = (batch.tolist() for batch in batches(torch.arange(50), settings, generator()))
+    assert len({tuple(one) for one in (first, second, third, range(50))}) == 4
+    assert [batch.tolist() for batch in batches(torch.arange(50), settings, generator())] == [first, second, third]
+    assert next(batches(torch.arange(50), settings, generator(1))).tolist() != first
+
+
+presences = st.lists(st.lists(st.booleans(), min_size=3, max_size=3).filter(any), min_size=1, max_size=20)
+
+
+@given(presences, st.floats(0, 1, exclude_max=True), st.integers(0, 99))
+def test_modality_dropout_keeps_something_of_every_sample(presence, probability, seed):
+    before = torch.tensor(presence)
+    after = modality_dropout(before, probability, generator(seed))
+    assert bool(after.any(1).all())
+    assert not bool((after & ~before).any()), "what is absent stays absent"
+    alone = before.sum(1) == 1
+    assert torch.equal(after[alone], before[alone])
+
+
+def test_without_modality_dropout_all_enter():
+    presence = torch.tensor([BOTH, FIRST])
+    assert torch.equal(modality_dropout(presence, 0.0, generator()), presence)
+
+
+def test_the_share_that_modality_dropout_takes():
+    """Of two modalities at p: both stay (1 − p)², one alone each half of the rest."""
+    p, number = 0.4, 40000
+    after = modality_dropout(torch.ones(number, 2, dtype=torch.bool), p, generator())
+    share = {kind: times / number for kind, times in Counter(map(tuple, after.tolist())).items()}
+    assert share[(True, True)] == pytest.approx((1 - p) ** 2, abs=0.01)
+    for alone in ((True, False), (False, True)):
+        assert share[alone] == pytest.approx((1 - (1 - p) ** 2) / 2, abs=0.01)
+    assert (False, False) not in share
