@@ -76,6 +76,7 @@ class Recorder:
     warm: float | None = None
 
     def warm_started(self, record: dict[str, Any]) -> None:
+        """See `reporting.progress.Progress`."""
         self.warm = record["metrics"]["fused"]["accuracy"]
 
     def __getattr__(self, name: str) -> Any:
@@ -94,9 +95,11 @@ class Store:
             self.rows = [json.loads(line) for line in self.path.read_text().splitlines()]
 
     def has(self, job: Job) -> bool:
+        """Whether the run is kept already."""
         return any(all(row[name] == value for name, value in job.key.items()) for row in self.rows)
 
     def add(self, row: dict[str, Any]) -> None:
+        """Keep a run."""
         self.rows.append(row)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a") as file:

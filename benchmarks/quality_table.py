@@ -50,6 +50,7 @@ class Study:
         return sorted(rates[rate], key=lambda row: row["seed"])
 
     def values(self, recipe: str, arm: str, subset: str = "fused", part: str = "test") -> list[float]:
+        """Accuracies of an arm's best rate, one a seed."""
         return [row[part][subset] for row in self.best(recipe, arm)]
 
     def centralised(self, recipe: str) -> list[float]:

@@ -3,9 +3,9 @@
     python scripts/pretrain_digits.py [image] [audio] [text]
 
 Each is a real Hugging Face model (ViT, AST, BERT), trained with a throw-away linear head on its mean-pooled tokens: fresh noise on
-every batch, milder than the clients', and for image and audio only half of the digits: as in
-the field, the clients' task is not what the encoder was made for.
-Steps, not seconds, are fixed, and the run is on one thread: the same machine type gives the same weights. Client and test rows are looked at once, for the figures in `pretraining.json`.
+every batch, milder than the clients', and for image and audio only half of the digits: as in the field, the
+clients' task is not what the encoder was made for. Steps, not seconds, are fixed, and the run is on one thread: the same machine type
+gives the same weights. Client and test rows are looked at once, for the figures in `pretraining.json`.
 
 Shapes: B batch, L characters or (for images and audio) the raw dimensions, D = 64 width, K = 10 digits.
 """
@@ -219,7 +219,7 @@ def pretrain(modality: str) -> None:
     (directory / "model.safetensors").chmod(0o644)  # the library leaves it to its owner alone; a package is read by everybody
     record = {
         "modality": modality,
-        "trained_on": f"those of the {len(public.rows)} public rows of the embedded digits that show one of the digits 0 to {plan.digits - 1}",
+        "trained_on": f"those of the {len(public.rows)} public rows of the embedded digits that show a digit from 0 to {plan.digits - 1}",
         "settings": asdict(plan),
         "pooling": "mean over the tokens that are not padding",
         "accuracy_on_noisy_samples": figures,

@@ -115,7 +115,8 @@ def match(
     """Do the written and the spoken digit agree? Two classes, two modalities: `image`, `audio`.
 
     Each image and each recording of a split is in `pairings` samples of that split, half of which agree: neither says anything about
-    the label, only both together do. Rows of a digit beyond those of the rarest are left out. A client with one modality cannot learn the task, so by default all have both.
+    the label, only both together do. Rows of a digit beyond those of the rarest are left out.
+    A client with one modality cannot learn the task, so by default all have both.
     Training clients hold images (`partition` goes by the digit of the image) with all pairs they are in; a recording may so be heard at
     several clients, an image is at one. Evaluation clients are the speakers of the recordings.
 
