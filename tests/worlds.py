@@ -8,7 +8,7 @@ import functools
 import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,14 +39,19 @@ CLIENTS: Mapping[str, tuple[tuple[str, ...], int]] = {
 
 
 @contextmanager
-def doubles() -> Iterator[None]:
-    """Every tensor that is made without a type is a double."""
+def default(dtype: torch.dtype) -> Iterator[None]:
+    """Every tensor that is made without a type is of this one."""
     before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
+    torch.set_default_dtype(dtype)
     try:
         yield
     finally:
         torch.set_default_dtype(before)
+
+
+def doubles() -> AbstractContextManager[None]:
+    """Every tensor that is made without a type is a double."""
+    return default(torch.float64)
 
 
 # --- encoders -----------------------------------------------------------------------------------------------------------------------
@@ -55,7 +60,8 @@ def doubles() -> Iterator[None]:
 @functools.cache
 def _pretrained() -> dict[str, nn.Module]:
     depth = {"num_hidden_layers": DEPTH, "num_attention_heads": 2}
-    with torch.random.fork_rng():
+    # Drawn in single precision whoever asks first: the generator gives other numbers for doubles.
+    with torch.random.fork_rng(), default(torch.float32):
         torch.manual_seed(0)
         vit = transformers.ViTConfig(image_size=8, patch_size=4, num_channels=1, hidden_size=16, intermediate_size=20, **depth)
         ast = transformers.ASTConfig(

@@ -64,20 +64,25 @@ def test_a_whole_run(float64, monkeypatch: pytest.MonkeyPatch, which: str) -> No
     assert all(torch.equal(ours[name], start[name]) == (name in personal) for name in ours)
 
 
-@pytest.mark.parametrize("teacher", ["fused", "self"])
-def test_a_run_with_unlabelled_samples(float64, monkeypatch: pytest.MonkeyPatch, teacher: str) -> None:
-    """Transfer from round 2 with a new teacher in round 4; a client without any label takes part in transfer alone."""
+@pytest.mark.parametrize(("teacher", "start", "refresh"), [("fused", 1, 2), ("self", 2, 1)])
+def test_a_run_with_unlabelled_samples(float64, monkeypatch: pytest.MonkeyPatch, teacher: str, start: int, refresh: int) -> None:
+    """Transfer with a new teacher in round 3; a client without any label takes part by that alone.
+
+    Three rounds, and no modality that teaches itself while its adapters still are at zero, when pupil and teacher are one: the first
+    step of AdamW divides a gradient by its own size, and so rounding by rounding.
+    """
     config = worlds.config(
-        federation__rounds=4,
+        seed=4,  # a world in which no gradient is as small as that
+        federation__rounds=3,
         federation__warm_start=True,
         warm_start__shrinkages="[0.7]",
         warm_start__scales="[0.1]",
         transfer__closed_form=False,
-        transfer__start=2,
-        transfer__refresh=2,
+        transfer__start=start,
+        transfer__refresh=refresh,
         transfer__teacher=teacher,
     )
-    data = worlds.federated(unlabelled=0.5)
+    data = worlds.federated(unlabelled=0.5, seed=2)
     data.clients["bob"].train.labels[:] = -1
     _, reference, ours = both(monkeypatch, config, data)
     worlds.assert_close(worlds.settled(ours), worlds.settled(reference.tensors), 1e-9)

@@ -201,7 +201,7 @@ class Network:
         fused = list(self.classify(t, "fused", torch.stack(f), masks))
         if self.config.fusion.late:
             for row, names in enumerate(batch.entering):
-                for name in names:
+                for name in sorted(names):
                     fused[row] = fused[row] + (logits[row][name].detach() if fusion_phase else logits[row][name])
                 fused[row] = fused[row] - (len(names) - 1) * self.log_prior
         return Output(logits, fused, tokens, attention)
