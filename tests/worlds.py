@@ -77,7 +77,7 @@ def _pretrained() -> dict[str, nn.Module]:
         with torch.no_grad():
             for model in models.values():
                 for parameter in model.parameters():
-                    parameter.add_(0.15 * torch.randn(parameter.shape))
+                    parameter.add_(0.1 * torch.randn(parameter.shape))
     return {name: model.float().eval() for name, model in models.items()}
 
 
