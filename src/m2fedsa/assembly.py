@@ -13,7 +13,7 @@ from torch import Tensor
 
 from m2fedsa.averaging import Average, weighted_mean
 from m2fedsa.blueprint import Blueprint, Widths
-from m2fedsa.checks import check_data, check_rules
+from m2fedsa.checks import check_data, check_options, check_rules, option_named
 from m2fedsa.client import Client, Shared
 from m2fedsa.config import Config, Modality, Objects
 from m2fedsa.data.samples import SPLITS, FederatedData
@@ -123,7 +123,11 @@ def _data_of(config: Config) -> FederatedData:
         raise ConfigError(
             'data.source = "object", but no data set was passed: call m2fedsa.run(config, data=...), or name an embedded one.'
         )
-    return load_data(config.data, config.seed)
+    check_options(config.data)
+    try:
+        return load_data(config.data, config.seed)
+    except ConfigError as error:
+        raise ConfigError(option_named(str(error), config.data)) from error
 
 
 def _example(data: FederatedData, modality: str) -> dict[str, Tensor]:

@@ -1,15 +1,47 @@
 """What must fit before a run begins: the settings and the data, and the averaging rules and the tensors."""
 
+import inspect
 import re
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
 from m2fedsa.blueprint import FUSED, FUSION, Blueprint, client_parts, server_parts
-from m2fedsa.config import DEFAULT_RULES, Config
+from m2fedsa.complaints import shown
+from m2fedsa.config import DEFAULT_RULES, Config, Data
 from m2fedsa.data.samples import SPLITS, UNLABELLED, ClientData, FederatedData, Samples
+from m2fedsa.data.sources import COMMON, SOURCES
 from m2fedsa.errors import ConfigError, DataError
 
 CLIENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+def check_options(settings: Data) -> None:
+    """`ConfigError` if an option that the source needs is missing, or is of another type than the source's."""
+    if settings.source not in SOURCES:
+        return
+    for name, parameter in inspect.signature(SOURCES[settings.source]).parameters.items():
+        if name in (*COMMON, "seed"):
+            continue
+        if name not in settings.options:
+            if parameter.default is parameter.empty:
+                raise ConfigError(f"data.options.{name} is missing: the source {settings.source} needs it.")
+            continue
+        value, wanted = settings.options[name], parameter.annotation
+        right = isinstance(value, (int, float) if wanted is float else wanted) if wanted in _OPTIONS else False
+        if not right or (isinstance(value, bool) and wanted is not bool):
+            should = _OPTIONS.get(wanted, "left out; only a program can set it")
+            raise ConfigError(f"data.options.{name} = {shown(value)}, but it should be {should}.")
+
+
+_OPTIONS: dict[object, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+
+
+def option_named(message: str, settings: Data) -> str:
+    """What a source says of its arguments, as of settings."""
+    name = message.partition(" ")[0]
+    if name in COMMON:
+        return f"data.{message}"
+    return f"data.options.{message}" if name in settings.options else message if name.startswith("data.") else f"data: {message}"
 
 
 def check_data(config: Config, data: FederatedData) -> None:

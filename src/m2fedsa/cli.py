@@ -130,12 +130,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         status = app(given, prog_name="m2fedsa", standalone_mode=False)
+        if status == INTERRUPTED:  # typer's answer to a Ctrl-C that nobody caught
+            raise KeyboardInterrupt
         sys.stdout.flush()
     except Interrupted as error:
         _finish_output()
         return _say(str(error), INTERRUPTED)
     except (KeyboardInterrupt, click.Abort):
-        return _say("stopped before training began; nothing was changed.", INTERRUPTED)
+        return _say("stopped before it began; nothing was changed.", INTERRUPTED)
     except BrokenPipeError:
         _finish_output()
         return DONE

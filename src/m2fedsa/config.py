@@ -54,7 +54,7 @@ class Data(Section):
     """Probability that a sample of a multimodal client lacks a modality."""
     labelled_fraction: Fraction = 1.0
     """Fraction of the training samples that carry their label."""
-    options: dict[str, float | int | bool | str] = Field(default_factory=dict)
+    options: dict[str, Annotated[float, Field(allow_inf_nan=True)] | int | bool | str] = Field(default_factory=dict)
     """What only this source knows, e.g. `image_noise`."""
 
 

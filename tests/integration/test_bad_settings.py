@@ -69,6 +69,24 @@ WRONG = {
         {"data.options.nois": 1},
         "mine.toml: data.options.nois: the source synthetic has no such option. Did you mean data.options.noise?",
     ),
+    "an option that the source needs": (
+        {"data.options.samples_per_client": None},
+        "mine.toml: data.options.samples_per_client is missing: the source synthetic needs it.",
+    ),
+    "an option of another type": (
+        {"data.options.noise": "loud"},
+        "mine.toml: data.options.noise = 'loud', but it should be a number.",
+    ),
+    "an option that is no whole number": (
+        {"data.options.classes": 2.5},
+        "mine.toml: data.options.classes = 2.5, but it should be a whole number.",
+    ),
+    "a truth for a number": ({"data.options.noise": True}, "mine.toml: data.options.noise = true, but it should be a number."),
+    "an option that TOML cannot say": (
+        {"data.options.modalities": "image"},
+        "mine.toml: data.options.modalities = 'image', but it should be left out; only a program can set it.",
+    ),
+    "an option out of range": ({"data.options.noise": -1}, "mine.toml: data.options.noise is -1; it is a standard deviation and must be"),
     "a source that only a program can give": ({"data.source": "object"}, 'mine.toml: data.source = "object", but no data set was passed'),
     "an encoder that only a program can give": (
         {"modalities.text.encoder": "object"},

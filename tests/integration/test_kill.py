@@ -31,6 +31,7 @@ for line in sys.stdin:
         sys.stdout.flush()
         os._exit(status)
     print(child, flush=True)
+    sys.stdin.readline()  # until then its number is its own, even when it has ended
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
@@ -57,6 +58,8 @@ class Nursery:
         return int(self.parent.stdout.readline())
 
     def end(self):
+        self.parent.stdin.write("\n")
+        self.parent.stdin.flush()
         return int(self.parent.stdout.readline())
 
     def close(self):
@@ -112,6 +115,18 @@ def test_ctrl_c(nursery, span, settings, uninterrupted, tmp_path, number):
         assert ("before its first checkpoint" if manifest is None else f"stopped after round {manifest.round} of 3, which is kept") in told
     assert nursery.run(said, *small.go_on(settings, path)) == 0
     small.assert_same(path, uninterrupted)
+
+
+def test_ctrl_c_before_there_is_a_run(settings, tmp_path, monkeypatch, capsys):
+    """While data and encoders load, nothing is written yet."""
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("m2fedsa.training.assemble", interrupted)
+    assert small.call("run", settings, "--out", tmp_path / "run") == 130
+    assert capsys.readouterr().err == "stopped before it began; nothing was changed.\n"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_reader_that_leaves_stops_the_run(nursery, settings, uninterrupted, tmp_path):

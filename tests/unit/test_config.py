@@ -245,6 +245,13 @@ def test_differences():
     assert here.differences(here) == []
 
 
+def test_no_noise_is_infinite_decibels():
+    """An option may be infinite, and stays so."""
+    made = config(data={"options": {"audio_snr_db": float("inf")}})
+    assert Config.from_toml(made.to_toml()) == made
+    assert made.data.options["audio_snr_db"] == float("inf")
+
+
 def test_settings_are_frozen():
     with pytest.raises(ValidationError):
         config().seed = 3
