@@ -24,9 +24,10 @@ from m2fedsa.federation.in_process import InProcessFederation
 from m2fedsa.ledger import Measured
 from m2fedsa.losses import Loss, step_loss
 from m2fedsa.main_server import MainServer
-from m2fedsa.models.architectures import Pooling
+from m2fedsa.models.architectures import Pooling, architecture
 from m2fedsa.models.cut import Head, Tail, cut, plan, verify
 from m2fedsa.models.encoders import load
+from m2fedsa.models.plan import model_type
 from m2fedsa.storage import Store
 
 if TYPE_CHECKING:
@@ -149,6 +150,7 @@ def _cut(
     try:
         model = load(_encoder(name, settings, encoders))
         _try(model, example)
+        _check_readable(settings, example, architecture(model_type(model)).mask)
         pooling: Pooling | None = None if settings.pooling == "default" else settings.pooling
         planned = plan(model, example, settings.block, settings.blocks)
         head, tail = cut(model, planned, pooling)
@@ -172,6 +174,16 @@ def _try(model: "PreTrainedModel", example: Mapping[str, Tensor]) -> None:
             f"{type(model).__name__} does not take the inputs that the data has, per sample {shapes} ({reason}). "
             "Choose an encoder for these."
         ) from error
+
+
+def _check_readable(settings: Modality, example: Mapping[str, Tensor], mask: str) -> None:
+    """`CutError` where text would leave its client unread by any block. (Section "What this protects and what it does not".)"""
+    words = [name for name, value in example.items() if name != mask and not value.is_floating_point()]
+    if settings.block == 0 and words and not settings.readable_text:
+        raise CutError(
+            f"block = 0 would send the embeddings of {words[0]}, from which the text can simply be read. "
+            "Cut at 1 or later, or set readable_text = true."
+        )
 
 
 def _placed(name: str, error: CutError) -> str:

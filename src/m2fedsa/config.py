@@ -67,6 +67,8 @@ class Modality(Section):
     """The head keeps the embeddings and this many blocks."""
     blocks: Annotated[tuple[str, ...], _FROM_TOML] | None = None
     """Names of the encoder's blocks in the order in which they run, where they are not known."""
+    readable_text: bool = False
+    """Allow `block = 0` for text: it leaves the client as embeddings of its words, from which it can simply be read."""
     pooling: Literal["default", "pooler", "mean", "cls", "last"] = "default"
     adapter_width: Count = 64
     """R, the bottleneck of both adapters."""

@@ -104,6 +104,10 @@ WRONG = {
         {"modalities.image.block": 2},
         "mine.toml: modalities.image.block = 2 leaves ViTModel no block for a task adapter to run in. Cut at 0 … 1, or set task_adapter =",
     ),
+    "a cut from which text can be read": (
+        {"modalities.text.block": 0},
+        "mine.toml: modalities.text.block = 0 would send the embeddings of input_ids, from which the text can simply be read. Cut at 1 or",
+    ),
     "a pooling that the encoder lacks": (
         {"modalities.image.pooling": "pooler"},
         "mine.toml: modalities.image.pooling = 'pooler', but ViTModel has no pooler: use 'mean' or 'cls'",

@@ -8,7 +8,7 @@ from m2fedsa.assembly import Extensions, assemble, cpu_threads
 from m2fedsa.averaging import weighted_mean
 from m2fedsa.config import Config
 from m2fedsa.data.samples import ClientData, FederatedData
-from m2fedsa.errors import ConfigError
+from m2fedsa.errors import ConfigError, CutError
 from m2fedsa.losses import step_loss
 
 MODALITIES = ("image", "text")
@@ -69,6 +69,16 @@ def test_the_cut_is_tried_on_samples_that_have_the_modality():
     parties = assemble(worlds.config(MODALITIES), Extensions(held, worlds.encoders(MODALITIES)))
     assert set(parties.measured) == set(MODALITIES)
     assert all(len(value) == 1 for one in parties.measured.values() for value in one.example.values())
+
+
+def test_text_leaves_unread_only_where_that_is_said():
+    """Pictures may be cut before the first block; text needs the explicit flag."""
+    before = {"modalities__image__block": 0, "modalities__text__block": 0}
+    with pytest.raises(CutError, match=r"^modalities.text.block = 0 would send .* set readable_text = true\.$"):
+        assemble(worlds.config(MODALITIES, **before), Extensions(data(), worlds.encoders(MODALITIES)))
+    said = worlds.config(MODALITIES, **before, modalities__text__readable_text=True)
+    parties = assemble(said, Extensions(data(), worlds.encoders(MODALITIES)))
+    assert parties.shared.heads["text"].plan.block == 0
 
 
 def test_encoders_are_frozen_and_left_whole():

@@ -32,6 +32,7 @@ DEFAULTS = {
     # Told where the specification speaks of each.
     "modalities.image.adapter_dropout": 0.1,
     "modalities.image.modality_adapter": True,
+    "modalities.image.readable_text": False,
     "modalities.image.task_adapter": True,
     "fusion.width": 256,
     "fusion.heads": 4,
