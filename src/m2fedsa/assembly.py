@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _SETTING = re.compile(r"[a-z_]+ = ")
+_LOOKED_AT = 8
+"""Samples that are read at a time in search of two to cut an encoder on."""
 OBJECT = "object"
 """In settings: what the library's caller passes to `run`."""
 
@@ -132,15 +134,23 @@ def _data_of(config: Config) -> FederatedData:
 
 
 def _example(data: FederatedData, modality: str) -> dict[str, Tensor]:
-    """Encoder inputs of two samples, on which the encoder is cut and the cut is verified."""
+    """Encoder inputs of two samples without a NaN, on which the encoder is cut and the cut is verified; of one where there is no other
+    beside it. A sample that is not finite is its client's affair: it ends that client's round, not the run."""
+    found = False
     for client in data.clients.values():
         for split in SPLITS:
             samples = client.split(split)
             if samples is None or modality not in client.modalities:
                 continue
-            rows = samples.presence[:, samples.modalities.index(modality)].nonzero().flatten()[:2]
-            if len(rows):
-                return samples.inputs(modality, rows)
+            rows = samples.presence[:, samples.modalities.index(modality)].nonzero().flatten()
+            found = found or bool(len(rows))
+            for few in torch.split(rows, _LOOKED_AT):
+                inputs = samples.inputs(modality, few)
+                sound = torch.stack([value.flatten(1).isfinite().all(1) for value in inputs.values()]).all(0)
+                if bool(sound.any()):
+                    return {name: value[sound][:2] for name, value in inputs.items()}
+    if found:
+        raise DataError(f"every sample of modality {modality} has values that are not finite. Look at how it is read.")
     raise DataError(f"no client has a sample of modality {modality}. Leave the modality out of data and settings.")
 
 

@@ -112,5 +112,6 @@ class Averager:
             if len(set(shapes.values())) > 1:
                 raise ConfigError(f"averaging.rules: tensors of unequal shape cannot be averaged over modalities: {shapes}.")
             mean = torch.stack([trained[name].to(torch.float64) for name in names]).mean(0)
-            result |= {name: mean.to(trained[name].dtype) for name in names}
+            # Copies: in float64 the mean itself would stand under several names, and a checkpoint refuses shared memory.
+            result |= {name: mean.to(trained[name].dtype, copy=True) for name in names}
         return result

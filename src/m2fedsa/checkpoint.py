@@ -30,7 +30,7 @@ class Manifest:
     digest: str
     """of all global trainable tensors"""
     state: Mapping[str, Any] = field(default_factory=dict)
-    """what the fed server knows beyond tensors: losses, phase, accounts"""
+    """what the fed server knows beyond tensors: losses, phase"""
 
     def write(self, directory: Path) -> None:
         """Put the manifest in force."""

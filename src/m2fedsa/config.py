@@ -18,6 +18,7 @@ from m2fedsa.complaints import complaints, shown
 from m2fedsa.errors import ConfigError
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Share = Annotated[float, Field(gt=0.0, le=1.0)]
 Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 NotNegative = Annotated[float, Field(ge=0.0)]
@@ -152,7 +153,7 @@ class WarmStart(Section):
 
     min_count: Count = 1
     """A client leaves out its classes with fewer samples."""
-    shrinkages: Annotated[tuple[Fraction, ...], _FROM_TOML, Field(min_length=1)] = (0.01, 0.03, 0.1, 0.2, 0.4, 0.7)
+    shrinkages: Annotated[tuple[Share, ...], _FROM_TOML, Field(min_length=1)] = (0.01, 0.03, 0.1, 0.2, 0.4, 0.7)
     scales: Annotated[tuple[Positive, ...], _FROM_TOML, Field(min_length=1)] = (0.1, 0.2, 0.35, 0.5, 0.7, 1.0, 1.4)
 
 

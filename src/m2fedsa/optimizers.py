@@ -1,11 +1,13 @@
 """The optimiser of a party's round and the clipping of its gradients; the same on both sides."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from m2fedsa.config import RESERVED_NAMES as SHARED
 
 
 def adamw(groups: list[dict[str, Any]], weight_decay: float) -> torch.optim.Optimizer:
@@ -14,8 +16,24 @@ def adamw(groups: list[dict[str, Any]], weight_decay: float) -> torch.optim.Opti
 
 
 def clip(parameters: Iterable[Tensor], largest: float) -> float:
-    """Scale all gradients so that their common norm is at most `largest`; returns the norm before, which may be infinite or NaN."""
-    return float(torch.nn.utils.clip_grad_norm_(list(parameters), largest))
+    """Scale all gradients so that their common norm is at most `largest`; returns the norm before.
+
+    Where that is infinite or NaN nothing is scaled: the gradient at fault can still be told from the others.
+    """
+    gradients = list(parameters)
+    norm = torch.nn.utils.get_total_norm([tensor.grad for tensor in gradients if tensor.grad is not None])
+    if math.isfinite(float(norm)):
+        torch.nn.utils.clip_grads_with_norm_(gradients, largest, norm)
+    return float(norm)
+
+
+def culprit(trained: Mapping[str, Tensor]) -> str:
+    """Whose gradient is not finite: `modality image (image.ta.up.weight)`, or the part that belongs to none."""
+    for name, parameter in sorted(trained.items()):
+        if parameter.grad is not None and not bool(parameter.grad.isfinite().all()):
+            first = name.partition(".")[0]
+            return f"{'the fused part' if first in SHARED else f'modality {first}'} ({name})"
+    return "all modalities together (their norm overflows)"
 
 
 def cosine(number: int, rounds: int) -> float:

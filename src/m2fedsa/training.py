@@ -90,7 +90,7 @@ class Training:
         self.parties, self.progress, self.directory = parties, progress, directory
         self.config = parties.blueprint.config
         self.history: list[RoundRecord] = []
-        self.accounts = Accounts()
+        self.accounts = Accounts(parties.fed_server.clients)
         self.locals: dict[str, tuple[int, str]] = {}
         self.warm: WarmStartRecord | None = None
 
@@ -152,7 +152,7 @@ class Training:
             return
         self.directory.compare(facts_of(self.parties))
         self.parties.keep_in(self.directory.checkpoint)
-        flat = self._store().read(manifest.round, manifest.fed_server)
+        flat = self.accounts.restore(self._store().read(manifest.round, manifest.fed_server))
         self.parties.fed_server.restore(State.from_filed(manifest.round, flat, manifest.state["fed_server"]))
         if manifest.main_server is not None:
             self.parties.coordination.restore(manifest.round, manifest.main_server)
@@ -160,7 +160,6 @@ class Training:
         self._check_digest(manifest)
         self._store().keep(manifest.round)
         self.locals = dict(manifest.clients)
-        self.accounts = Accounts.from_plain(manifest.state["accounts"])
         self.history = self.directory.cut_back(manifest.round)
         self.warm = read_warm_start(self.directory.path)
         if self.warm is None and self.config.federation.warm_start:
@@ -246,8 +245,8 @@ class Training:
         if self.directory is None:
             return
         state = self.parties.fed_server.state
-        file = self._store().write(state.round, state.filed())
-        facts = {"fed_server": state.facts(), "accounts": self.accounts.plain()}
+        file = self._store().write(state.round, {**state.filed(), **self.accounts.filed()})
+        facts = {"fed_server": state.facts()}
         Manifest(state.round, file, main_server, self.locals, self.digest(prints), facts).write(self._checkpoint_directory())
         self._store().keep(state.round)
 

@@ -151,6 +151,53 @@ def seen_at(at: Deployment, number: int) -> list[bytes]:
     return bits(reply.pooled) + bits(reply.fused)
 
 
+def spoilt(name: str, **changes: Callable[[Activation], object]) -> Callable[[Activations], Activations]:
+    """Activations of which one modality has other fields."""
+
+    def spoil(right: Activations) -> Activations:
+        one = right.modalities[name]
+        changed = replace(one, **{field: change(one) for field, change in changes.items()})
+        return replace(right, modalities={**right.modalities, name: changed})
+
+    return spoil
+
+
+MALFORMED: Mapping[str, tuple[Callable[[Activations], Activations], str]] = {
+    "nothing": (lambda right: Activations({}, right.entering), "no modality"),
+    "a modality of another run": (
+        lambda right: replace(right, modalities={**right.modalities, "smell": right.modalities["image"]}),
+        "smell",
+    ),
+    "narrower": (spoilt("image", hidden=lambda one: one.hidden[..., :7]), r"ann, modality image: `hidden` is \(3, 5, 7\).*16 channels"),
+    "another type": (spoilt("audio", hidden=lambda one: one.hidden.double()), "audio: `hidden` is .*float64.*float32"),
+    "fewer samples": (spoilt("image", hidden=lambda one: one.hidden[:2]), r"image: `hidden` is \(2, .*3 samples"),
+    "fewer tokens": (spoilt("text", hidden=lambda one: one.hidden[:, :4]), "client ann: the tail does not take"),
+    "a row beyond the batch": (spoilt("image", rows=lambda _: torch.tensor([0, 1, 3])), r"image: `rows` are \[0, 1, 3\]; .*0 … 2"),
+    "a negative row": (spoilt("image", rows=lambda _: torch.tensor([-1, 0, 1])), "image: `rows`"),
+    "a row twice": (spoilt("audio", rows=lambda _: torch.tensor([0, 1, 1])), r"audio: `rows` are \[0, 1, 1\]; rising"),
+    "rows that are no numbers": (spoilt("audio", rows=lambda _: torch.tensor([0.0, 1.0, 2.0])), "audio: `rows` is .*int64"),
+    "no mask": (spoilt("text", mask=lambda _: None), "text: its mask is missing"),
+    "a mask of another length": (spoilt("text", mask=lambda one: one.mask[:, :5]), r"text: its mask is \(3, 5\).*\(3, 9\)"),
+    "a mask for no input": (spoilt("image", mask=lambda _: torch.ones(3, 5)), "image: its mask is not one"),
+    "inputs of more rows": (
+        spoilt("image", inputs=lambda _: {"pixel_values": InputSpec((4, 1, 8, 8), torch.float32)}),
+        "image: the input pixel_values has shape",
+    ),
+    "a column less": (lambda right: replace(right, entering=right.entering[:, :2]), r"`entering` is \(3, 2\).*image, audio, text"),
+    "presence that is not yes or no": (lambda right: replace(right, entering=right.entering.float()), "`entering` is .*float32"),
+    "a sample that enters without its modality": (
+        lambda right: spoilt(
+            "image",
+            hidden=lambda one: one.hidden[:2],
+            rows=lambda _: torch.tensor([0, 2]),
+            inputs=lambda _: {"pixel_values": InputSpec((2, 1, 8, 8), torch.float32)},
+        )(right),
+        "image: sample 1 enters fusion without having",
+    ),
+}
+"""What no client of ours sends: what is wrong, and what the answer says."""
+
+
 # --- the link -----------------------------------------------------------------------------------------------------------------------
 
 
@@ -300,7 +347,7 @@ class TestLink:
                 answer.fused[0, 0] = value
                 session.backward(answer)
 
-        with pytest.raises(DivergedError, match=r"round 1, step 1: a gradient is not finite"):
+        with pytest.raises(DivergedError, match=r"round 1, step 1: a gradient of modality audio \(audio\..*\) is not finite"):
             diverge()
         with pytest.raises(ProtocolError, match="ann"):
             at.coordination.end(accept(ann=1))
@@ -316,6 +363,24 @@ class TestLink:
                 session.backward(answer)
             assert bits(session.forward(activations(worlds.MODALITIES)).pooled) == bits(features.pooled)
 
+    @pytest.mark.parametrize("which", ["forward", "evaluate"])
+    @pytest.mark.parametrize("case", MALFORMED)
+    def test_activations_that_do_not_fit(self, deploy, case: str, which: str) -> None:
+        """They are refused before anything is computed; the session that sends them may go on."""
+        at = deploy()
+        spoil, said = MALFORMED[case]
+        at.coordination.begin(plan())
+        wrong = spoil(activations(worlds.MODALITIES))
+        if which == "evaluate":
+            with pytest.raises(ProtocolError, match=said):
+                at.link.evaluate("ann", EvaluationRequest(wrong, (ALL,), 0))
+            return
+        with at.link.session("ann", 1) as session:
+            with pytest.raises(ProtocolError, match=said):
+                session.forward(wrong)
+            step(session, worlds.MODALITIES)
+        assert at.coordination.end(accept(ann=1)).round == 1
+
     def test_a_session_opened_again_starts_again(self, deploy) -> None:
         at = deploy()
         at.coordination.begin(plan())
@@ -327,6 +392,34 @@ class TestLink:
         again = take_part(at, "ann")
         assert once == again
         assert at.coordination.end(accept(ann=1)).prints == one
+
+    def test_a_session_that_was_opened_anew_cannot_be_closed_by_the_old_one(self, deploy) -> None:
+        """A client that was cut off comes back before the server notices; then the old session ends, with an error or without."""
+        prints = []
+        for late in (None, KeyboardInterrupt, "in order"):
+            at = deploy()
+            at.coordination.begin(plan())
+            old = at.link.session("ann", 1)
+            if late is not None:
+                old.__enter__()
+                step(old, worlds.MODALITIES, seed=7)
+            take_part(at, "ann")
+            if late is not None:
+                old.__exit__(*((None, None, None) if late == "in order" else (late, late(), None)))
+            prints.append(at.coordination.end(accept(ann=1)).prints)
+        assert prints[0] == prints[1] == prints[2]
+
+    def test_an_old_session_does_not_put_the_new_one_in_order(self, deploy) -> None:
+        at = deploy()
+        at.coordination.begin(plan())
+        old = at.link.session("ann", 1)
+        old.__enter__()
+        step(old, worlds.MODALITIES)
+        with at.link.session("ann", 1) as session:
+            step(session, worlds.MODALITIES)
+            old.__exit__(None, None, None)
+            with pytest.raises(ProtocolError, match="ann"):
+                at.coordination.end(accept(ann=1))
 
     def test_sessions_side_by_side_do_not_touch_each_other(self, deploy) -> None:
         at = deploy()
@@ -440,6 +533,41 @@ class TestCoordination:
         at.coordination.begin(plan())
         with pytest.raises(ProtocolError, match="ann"):
             at.coordination.end(accept(ann=1))
+
+    def test_an_evaluation_sees_the_new_tensors_of_a_round_that_was_prepared_twice(self, deploy) -> None:
+        """Once with one outcome that was aborted, then with another."""
+        at, straight = deploy(), deploy()
+        at.coordination.begin(plan())
+        take_part(at, "ann", steps=1)
+        at.coordination.end(accept(ann=1))
+        first = seen_at(at, 1)
+        at.coordination.abort(1)
+        for one in (at, straight):
+            one.coordination.begin(plan())
+            take_part(one, "ann", steps=3)
+            one.coordination.end(accept(ann=1))
+        assert seen_at(at, 1) == seen_at(straight, 1) != first
+
+    def test_in_turn_the_next_client_steps_what_the_last_one_made(self, deploy) -> None:
+        """As after a round of the first alone, but for the optimiser and the average over modalities."""
+        rules = '[{pattern="*", over="clients"}]'
+        settings = {f"modalities__{name}__adapter_dropout": 0.0 for name in worlds.MODALITIES} | {"averaging__rules": rules}
+        turns, rounds = deploy(federation__server_update="in_turn", **settings), deploy(**settings)
+        for at in (turns, rounds):
+            at.coordination.begin(plan())
+            take_part(at, "ann")
+        before = rounds.coordination.fingerprints()
+        rounds.coordination.end(accept(ann=1))
+        rounds.coordination.commit(1)
+        rounds.coordination.begin(plan(2))
+        heard = []
+        for at, number in ((turns, 1), (rounds, 2)):
+            with at.link.session("cyd", number) as session:
+                features, _ = step(session, ROSTER["cyd"])
+                heard.append(bits(features.pooled) + bits({"": features.fused}))
+        assert heard[0] == heard[1]
+        ended = turns.coordination.end(accept(ann=1, cyd=1)).prints
+        assert {name for name in ended if ended[name] == before[name]} == set()
 
     @pytest.mark.parametrize("number", [0, 2, 5])
     def test_a_round_that_is_not_next_cannot_begin(self, deploy, number: int) -> None:
@@ -660,6 +788,17 @@ class TestFederation:
         at.federation.commit(2, ["ann"])
         at.coordination.begin(round_plan)
         assert signature(answers(at, tasks)["ann"]) == signature(first["ann"])
+
+    def test_a_client_that_a_checkpoint_does_not_name_has_nothing_of_its_own(self, deploy) -> None:
+        at = deploy("one", **PERSONAL)
+        round_plan, tasks = at.fed_server.begin_round()
+        at.coordination.begin(round_plan)
+        first = answers(at, tasks)
+        at.federation.commit(1, list(first))
+        at.federation.restore({"ann": (1, first["ann"].local)})
+        at.coordination.begin(round_plan)
+        again = answers(at, tasks)
+        assert {name for name in first if signature(first[name]) == signature(again[name])} == set(first) - {"ann"}
 
     def test_restored_clients_go_on_as_if_they_had_never_stopped(self, deploy) -> None:
         """Another process over the same files, after round 1 was committed and round 2 was under way."""

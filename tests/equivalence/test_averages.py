@@ -16,6 +16,7 @@ from m2fedsa.config import DEFAULT_RULES, AveragingRule
 from m2fedsa.data.samples import FederatedData
 from m2fedsa.errors import ConfigError
 from m2fedsa.messages import Acceptance
+from m2fedsa.storage import Store
 
 AVERAGER = Averager(DEFAULT_RULES, ("image", "text"))
 
@@ -127,6 +128,15 @@ def test_only_modalities_that_trained_are_averaged_and_the_others_stay() -> None
         "audio.ta.update.bias": [100],
         "text.ta.update.bias": [6],
     }
+
+
+def test_what_is_averaged_over_modalities_can_be_filed_in_double_precision(tmp_path, float64) -> None:
+    """Several names with one memory would be refused by the checkpoint."""
+    old = {name: torch.zeros(2) for name in ("image.ta.update.bias", "text.ta.update.bias")}
+    said = [Contribution("a", {name: torch.ones(2) for name in old}, {"image.": 1, "text.": 1})]
+    averaged, _ = Averager(DEFAULT_RULES, ("image", "text")).apply(old, said, {})
+    store = Store(tmp_path)
+    assert store.read(1, store.write(1, averaged)).keys() == old.keys()
 
 
 def test_unequal_shapes_cannot_be_averaged_over_modalities() -> None:

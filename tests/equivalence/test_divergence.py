@@ -1,6 +1,7 @@
 """A loss, feature or gradient that is not finite ends that client's round with an error that says where; the run goes on without it."""
 
 import json
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +12,10 @@ from tests import worlds
 from torch import Tensor
 
 from m2fedsa import training
-from m2fedsa.data.samples import FederatedData
-from m2fedsa.errors import RunError
+from m2fedsa.data.samples import SPLITS, FederatedData
+from m2fedsa.errors import DataError, RunError
 from m2fedsa.losses import Losses, Predictions, step_loss
+from m2fedsa.optimizers import clip, culprit
 from m2fedsa.seeding import derive, derive_seed
 
 NAN, INF = float("nan"), float("inf")
@@ -69,7 +71,7 @@ def test_a_poisoned_sample_ends_the_clients_round_and_the_run_goes_on(tmp_path: 
         assert (failure["client"], failure["kind"]) == ("ann", "DivergedError")
         met = batch_with(4, "ann", record["round"], settings, 9)
         assert f"round {record['round']}" in failure["message"]
-        assert f"step {met}" in failure["message"]
+        assert f"client ann, round {record['round']}, batch {met - 1}, step {met}: " in failure["message"]
         assert "modality audio" in failure["message"]
         assert "not finite" in failure["message"]
     assert result.rounds == 2
@@ -127,16 +129,53 @@ def test_a_finite_loss_with_a_gradient_that_is_not_finite() -> None:
     result = training.run(settings, data=worlds.federated(), encoders=worlds.encoders(), loss=Spoilt(explode))
     (failure,) = result.history[0]["failures"]
     assert (failure["client"], failure["kind"]) == ("dee", "DivergedError")
-    assert re.search(r"round 1, .*step 1: .*gradient.*not finite.*audio", failure["message"])
+    assert re.search(
+        r"client dee, round 1, batch 0, step 1: main server.*step 1: a gradient of modality audio \(audio\..*\) is not finite",
+        failure["message"],
+    )
 
 
 def test_when_every_client_fails_the_run_says_so_and_names_the_first() -> None:
-    # Not the first two samples: on those the cut is verified.
     data = worlds.federated({"ann": (worlds.MODALITIES, 6), "bob": (("image",), 4)})
     for name in ("ann", "bob"):
         data = poisoned(data, name, "image", 3)
     with pytest.raises(RunError, match=r"round 1: all 2 clients failed. The first was ann \(DivergedError\): .*modality image"):
         training.run(worlds.config(federation__batch_size=100), data=data, encoders=worlds.encoders())
+
+
+@pytest.mark.parametrize("rows", [[0], [0, 1], [0, 2, 3, 4, 5, 6, 7, 8]])
+def test_a_poisoned_first_sample_does_not_stop_the_run(rows: list[int]) -> None:
+    """On the first two sound samples encoders are cut, and the cut is verified."""
+    data = worlds.federated()
+    for row in rows:
+        data = poisoned(data, "ann", "image", row)
+    result = training.run(worlds.config(federation__rounds=1), data=data, encoders=worlds.encoders())
+    assert [failure["client"] for failure in result.history[0]["failures"]] == ["ann"]
+    assert result.history[0]["clients"] == ["bob", "cyd", "dee", "eve"]
+
+
+def test_samples_of_which_none_is_finite_are_told_before_the_run() -> None:
+    data = worlds.federated({"ann": (("image",), 3)}, modalities=("image",))
+    train = data.clients["ann"].train
+    pixels = {"image": {"pixel_values": torch.full_like(train.columns["image"]["pixel_values"], NAN)}}
+    clients = {
+        name: replace(one, **{split: replace(samples, columns=pixels) for split in SPLITS if (samples := one.split(split)) is not None})
+        for name, one in data.clients.items()
+    }
+    with pytest.raises(DataError, match="every sample of modality image has values that are not finite"):
+        training.run(worlds.config(("image",)), data=replace(data, clients=clients), encoders=worlds.encoders(("image",)))
+
+
+def test_the_tensor_at_fault_is_named_and_no_other() -> None:
+    """Scaling by a norm that is NaN would make every gradient NaN, and the first name in the alphabet the culprit."""
+    trained = {name: torch.nn.Parameter(torch.zeros(2)) for name in ("audio.ta.up.bias", "fusion.norm", "text.ta.up.bias")}
+    for name, parameter in trained.items():
+        parameter.grad = torch.full((2,), NAN if name.startswith("text") else 3.0)
+    assert math.isnan(clip(trained.values(), 1.0))
+    assert culprit(trained) == "modality text (text.ta.up.bias)"
+    assert bool((trained["audio.ta.up.bias"].grad == 3).all())
+    trained["text.ta.up.bias"].grad, trained["fusion.norm"].grad = torch.zeros(2), torch.full((2,), INF)
+    assert culprit(trained) == "the fused part (fusion.norm)"
 
 
 def test_a_poisoned_client_is_left_out_of_the_warm_start_too() -> None:

@@ -176,7 +176,7 @@ def teacher_by_round(who: Parties, client: str, rounds: range) -> list[dict[str,
         plan, tasks = who.fed_server.begin_round()
         worlds.play(who, tasks, plan)
         local = next(one for one in who.federation._clients.values() if one.name == client).local
-        found.append({name: tensor.numpy().tobytes() for name, tensor in local.items() if name.startswith("teacher.")})
+        found.append({name: tensor.numpy().tobytes() for name, tensor in local.items() if name.startswith("teacher/")})
     return found
 
 
@@ -205,9 +205,9 @@ def test_a_teacher_is_that_of_the_clients_first_part_in_a_window() -> None:
         return {name: tensor.numpy().tobytes() for name, tensor in local.items()}
 
     early, late, later = after([("ann",)]), after([("bob", "dee"), ("ann",)]), after([("bob", "dee"), ("ann", "bob")])
-    assert set(early) == {"teacher.fused", "teacher.window"}
-    assert early["teacher.window"] == late["teacher.window"]
-    assert early["teacher.fused"] != late["teacher.fused"]
+    assert set(early) == {"teacher/fused", "teacher window"}
+    assert early["teacher window"] == late["teacher window"]
+    assert early["teacher/fused"] != late["teacher/fused"]
     assert late == later
 
 
@@ -220,7 +220,7 @@ def test_a_teacher_of_a_round_that_did_not_commit_does_not_count() -> None:
     who.coordination.abort(plan.number)
     assert who.federation._clients["ann"].local == {}
     worlds.play(who, tasks, plan)
-    assert set(who.federation._clients["ann"].local) == {"teacher.fused", "teacher.window"}
+    assert set(who.federation._clients["ann"].local) == {"teacher/fused", "teacher window"}
 
 
 def test_what_a_loss_is_given_as_teachers() -> None:

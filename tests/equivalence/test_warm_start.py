@@ -10,12 +10,13 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from tests import worlds
 from tests.equivalence.unsplit_run import Run
 from tests.equivalence.unsplit_run import discriminant as weighted_discriminant
+from torch import Tensor
 
 from m2fedsa.assembly import Parties
 from m2fedsa.blueprint import initial_client_tensors, initial_server_tensors
 from m2fedsa.data.samples import FederatedData
 from m2fedsa.fed_server.warm import WarmStart, warm_start
-from m2fedsa.messages import ClassSums, Failure, JudgeResult, SumsResult
+from m2fedsa.messages import ClassSums, Failure, JudgeResult, JudgeTask, SumsResult, SumsTask
 from m2fedsa.warm_start import best, class_sums, discriminant, total
 
 CLASSES = len(worlds.CLASSES)
@@ -249,3 +250,31 @@ def test_a_client_that_fails_is_left_out_of_the_sums(float64) -> None:
     for modality in worlds.MODALITIES:
         name = f"{modality}.classifier.weight"
         assert torch.allclose(who.fed_server.state.tensors[name], reference.tensors[name], rtol=1e-8), modality
+
+
+@pytest.mark.parametrize("task_type", [SumsTask, JudgeTask])
+def test_a_client_that_fails_among_the_soft_labels_does_not_cost_its_own(float64, task_type: type) -> None:
+    """Without bob's labelled sums the second fit would be a step back: π and classifiers of the first stay."""
+    data = worlds.federated(BIG, unlabelled=0.5)
+
+    def start(closed_form: bool, fails: str) -> tuple[object, dict[str, Tensor], Tensor]:
+        who = worlds.parties(worlds.config(federation__warm_start=True, transfer__closed_form=closed_form), data)
+        seen: list[str] = []
+
+        def ask(tasks) -> list[object]:
+            seen.append(type(tasks[0]).__name__)
+            late = len(seen) > 2 and isinstance(tasks[0], task_type)
+            return [
+                Failure(fails, "DataError", "") if late and task.client == fails else next(iter(who.federation.run([task])))
+                for task in tasks
+            ]
+
+        outcome = warm_start(who.fed_server, ask)
+        return outcome, dict(who.fed_server.state.tensors), who.fed_server.state.log_prior
+
+    plain, tensors, prior = start(False, "")
+    outcome, kept, kept_prior = start(True, "bob")
+    assert {failure.client for failure in outcome.failures} == {"bob"}
+    assert outcome.chosen == plain.chosen
+    assert torch.equal(prior, kept_prior)
+    assert all(torch.equal(tensors[name], kept[name]) for name in tensors)

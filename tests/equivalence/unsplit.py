@@ -60,7 +60,7 @@ class Masks:
         if place not in self.generators:
             party = (self.client, "main server") if place.endswith(".ta") else (self.client,)
             self.generators[place] = derive(self.seed, *party, f"{place}.dropout")
-        return x * (torch.rand(x.shape, generator=self.generators[place]) >= probability) / (1 - probability)
+        return x * (torch.rand(x.shape, generator=self.generators[place], dtype=torch.float32) >= probability) / (1 - probability)
 
 
 # --- the network --------------------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ MADE = Manifest(
     "0" * 64,
     {"ann": (1, "a" * 64), "bob": (3, "b" * 64)},
     "d" * 64,
-    {"fed_server": {"losses": [0.1, 1 / 3, 5e-324, 1e300], "since": None}, "accounts": {"ann": {"rounds": 1, "loss": None}}},
+    {"fed_server": {"losses": [0.1, 1 / 3, 5e-324, 1e300], "since": None}},
 )
 
 

@@ -87,6 +87,7 @@ def test_default_rules():
 names = st.from_regex(r"[A-Za-z][A-Za-z0-9_]{0,8}", fullmatch=True).filter(lambda name: name not in ("fusion", "fused"))
 texts = st.text(st.characters(exclude_categories=("Cs",)), max_size=12)
 fraction = st.floats(0, 1)
+share = st.floats(0, 1, exclude_min=True)
 probability = st.floats(0, 1, exclude_max=True)
 positive = st.floats(0, 1e9, exclude_min=True)
 count = st.integers(1, 10**6)
@@ -126,7 +127,7 @@ configs = st.fixed_dictionaries(
         "transfer": some(start=count | st.sampled_from(["never", "plateau"]), weights=st.tuples(*[fraction] * 3), refresh=count),
         "optimizer": some(learning_rate=positive, schedule=st.sampled_from(["constant", "cosine"]), classifier_factor=st.none() | positive),
         "federation": some(rounds=st.integers(0, 10**6), local_steps=maybe, batch_size=count, server_momentum=probability),
-        "warm_start": some(shrinkages=st.lists(fraction, min_size=1, max_size=4), scales=st.lists(positive, min_size=1, max_size=4)),
+        "warm_start": some(shrinkages=st.lists(share, min_size=1, max_size=4), scales=st.lists(positive, min_size=1, max_size=4)),
         "averaging": some(
             rules=st.lists(
                 st.fixed_dictionaries({"pattern": texts, "over": st.sampled_from(["clients", "modalities", "nothing"])}), max_size=3

@@ -8,6 +8,7 @@ from m2fedsa.assembly import Extensions, assemble
 from m2fedsa.figures import Accounts, Evaluated, facts_of, failure_records, metrics_of, reported_losses, versions
 from m2fedsa.messages import EvaluateResult, Failure, Traffic, TrainResult
 from m2fedsa.metrics import Tally
+from m2fedsa.storage import Store
 
 
 def tally(labels, predicted, classes=3):
@@ -45,17 +46,24 @@ def trained(client, up, down, **losses):
 
 def test_accounts():
     """Bytes and rounds add up; the loss is that of the last round with labelled samples, per sample."""
-    accounts = Accounts()
+    accounts = Accounts(["bob", "ann", "cyd"])
     accounts.book([trained("ann", 10, 3, fused=(6.0, 4)), trained("bob", 1, 1)])
     accounts.book([trained("ann", 5, 2, fused=(1.0, 4))])
-    assert accounts.plain() == {
-        "ann": {"rounds": 2, "up": 15, "down": 5, "loss": 0.25},
-        "bob": {"rounds": 1, "up": 1, "down": 1, "loss": None},
-    }
-    again = Accounts.from_plain(json.loads(json.dumps(accounts.plain())))
+    assert accounts.of("ann") == {"rounds": 2, "up": 15, "down": 5, "loss": 0.25}
+    assert accounts.of("bob") == {"rounds": 1, "up": 1, "down": 1, "loss": None}
+    assert accounts.of("cyd") == {"rounds": 0, "up": 0, "down": 0, "loss": None}
+
+
+def test_accounts_come_back_from_a_checkpoint(tmp_path):
+    accounts, store = Accounts(["ann", "bob"]), Store(tmp_path)
+    accounts.book([trained("ann", 10, 3, fused=(1.0, 3))])
+    file = store.write(1, {"image.ma.up.bias": torch.zeros(2), **accounts.filed()})
+    again = Accounts(["ann", "bob"])
+    assert set(again.restore(store.read(1, file))) == {"image.ma.up.bias"}
     again.book([trained("bob", 1, 0, fused=(3.0, 1))])
-    assert again.clients["bob"] == {"rounds": 2, "up": 2, "down": 1, "loss": 3.0}
-    assert accounts.clients["bob"]["rounds"] == 1, "a copy of its own"
+    assert again.of("ann") == {"rounds": 1, "up": 10, "down": 3, "loss": 1 / 3}
+    assert again.of("bob") == {"rounds": 1, "up": 1, "down": 0, "loss": 3.0}
+    assert accounts.of("bob")["rounds"] == 0, "a copy of its own"
 
 
 def test_losses_that_a_round_did_not_have_are_null():

@@ -4,7 +4,8 @@ Legend: B batch, B_m its rows that have modality m, K classes.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -19,7 +20,7 @@ from m2fedsa.errors import DataError, DivergedError
 from m2fedsa.links.port import Session
 from m2fedsa.losses import Loss, Losses, Predictions, class_frequencies
 from m2fedsa.messages import Activations, Features, Gradients, RoundPlan, Traffic
-from m2fedsa.optimizers import adamw, clip
+from m2fedsa.optimizers import adamw, clip, culprit
 from m2fedsa.seeding import derive
 
 
@@ -86,9 +87,11 @@ class LocalRound:
         entering = self._entering(batch, dropout)
         activations = self.branches.encode(batch, entering)  # 1. encode
         sent = without_graph(activations)
-        features = session.forward(sent)  # 2. forward
+        with self._at_server(account.steps):
+            features = session.forward(sent)  # 2. forward
         gradients = self._learn(batch, activations, features, account)  # 3. losses
-        received = session.backward(gradients)  # 4. backward
+        with self._at_server(account.steps):
+            received = session.backward(gradients)  # 4. backward
         self._adapt(activations, received.hidden, optimizer, account)  # 5. adapt
         account.traffic += Traffic(sent.nbytes + gradients.nbytes, features.nbytes + received.nbytes)
         self._visit(batch, activations, account)
@@ -138,7 +141,7 @@ class LocalRound:
         trained = self.branches.parts.trained()
         norm = clip(trained.values(), self.blueprint.config.optimizer.clip_norm)
         if not math.isfinite(norm):
-            raise DivergedError(f"{self._place(account.steps)}: a gradient of {_culprit(trained)} is not finite.")
+            raise DivergedError(f"{self._place(account.steps)}: a gradient of {culprit(trained)} is not finite.")
         optimizer.step()
 
     def _visit(self, batch: Tensor, activations: Activations, account: Account) -> None:
@@ -173,6 +176,14 @@ class LocalRound:
         if not math.isfinite(float(losses.total.detach())):
             raise DivergedError(f"{self._place(step)}: the total loss is {float(losses.total.detach())}.")
 
+    @contextmanager
+    def _at_server(self, step: int) -> Iterator[None]:
+        """The main server knows the modality; the client adds itself and its batch."""
+        try:
+            yield
+        except DivergedError as error:
+            raise DivergedError(f"{self._place(step)}: {error}") from error
+
     def _place(self, step: int) -> str:
         return f"client {self.client}, round {self.plan.number}, batch {step - 1}, step {step}"
 
@@ -182,12 +193,3 @@ class LocalRound:
 
 def _gradient(tensor: Tensor) -> Tensor:
     return torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
-
-
-def _culprit(trained: Mapping[str, Tensor]) -> str:
-    """The first modality with a gradient that is not finite."""
-    for name, parameter in sorted(trained.items()):
-        assert parameter.grad is not None
-        if not bool(parameter.grad.isfinite().all()):
-            return f"modality {name.partition('.')[0]} ({name})"
-    return "all modalities together (their norm overflows)"

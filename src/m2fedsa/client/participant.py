@@ -231,6 +231,10 @@ class Client:
         assert self.store is not None
         self.local, self._staged = self.store.read(round_number, file), None
 
+    def forget(self) -> None:
+        """Have no local tensors, as before the first round."""
+        self.local, self._staged = {}, None
+
 
 def odd_places(taken: Tensor) -> Tensor:
     """(n,) bool: every other one of the taken samples, the second first: those on which classifiers are judged."""

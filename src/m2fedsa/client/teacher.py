@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-PREFIX = "teacher."
-WINDOW = "teacher.window"
+PREFIX = "teacher/"
+WINDOW = "teacher window"
+"""Neither can be the name of a modality's tensor: those hold a dot and no slash or space."""
 
 
 def window(round_number: int, since: int, refresh: int) -> int:
@@ -40,9 +41,7 @@ class Teacher:
     @classmethod
     def from_local(cls, local: Mapping[str, Tensor], log_prior: Tensor) -> "Teacher":
         """The teacher that a client's local tensors hold."""
-        return cls(
-            {name.removeprefix(PREFIX): value for name, value in local.items() if name.startswith(PREFIX) and name != WINDOW}, log_prior
-        )
+        return cls({name.removeprefix(PREFIX): value for name, value in local.items() if name.startswith(PREFIX)}, log_prior)
 
     def to_local(self, number: int) -> dict[str, Tensor]:
         """The teacher as local tensors of window `number`."""

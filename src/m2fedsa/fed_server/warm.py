@@ -35,7 +35,14 @@ def warm_start(server: FedServer, ask: Ask) -> WarmStart:
     first, chosen = _fit(server, ask, holders, holders, soft=False)
     if taught and chosen and server.blueprint.config.transfer.closed_form:
         # Once only: repeated, it drifts away from the labels.
-        second, chosen = _fit(server, ask, sorted({*holders, *taught}), holders, soft=True)
+        before = server.state
+        second, softly = _fit(server, ask, sorted({*holders, *taught}), holders, soft=True)
+        lost = {failure.client for failure in second.failures} - {failure.client for failure in first.failures}
+        if lost.intersection(holders):
+            # Sums without labels that the first exchange had would be a step back.
+            server.restore(before)
+        else:
+            chosen = softly
         first = first + second
     return WarmStart(chosen, first.traffic, first.failures)
 

@@ -26,6 +26,9 @@ class Participant(Protocol):
     def restore(self, round_number: int, file: str) -> None:
         """Take the local tensors of a checkpoint."""
 
+    def forget(self) -> None:
+        """Have no local tensors, as before the first round."""
+
 
 class InProcessFederation:
     """See `federation.port.Federation`."""
@@ -53,5 +56,8 @@ class InProcessFederation:
 
     def restore(self, locals_: Mapping[str, tuple[int, str]]) -> None:
         """See `Federation.restore`."""
-        for name, (round_number, file) in locals_.items():
-            self._clients[name].restore(round_number, file)
+        for name, client in self._clients.items():
+            if name in locals_:
+                client.restore(*locals_[name])
+            else:
+                client.forget()

@@ -16,7 +16,7 @@ from m2fedsa.losses import feature_transfer
 from m2fedsa.messages import ActivationGradients, Activations, Gradients, RoundPlan
 from m2fedsa.models.cut import Tail
 from m2fedsa.models.fusion import Fusion, FusionOutput
-from m2fedsa.optimizers import adamw, clip
+from m2fedsa.optimizers import adamw, clip, culprit
 
 
 @dataclass(frozen=True)
@@ -83,10 +83,7 @@ class Copies:
         if trained:
             norm = clip(trained.values(), self.blueprint.config.optimizer.clip_norm)
             if not math.isfinite(norm):
-                culprit = next(
-                    (name for name, p in sorted(trained.items()) if p.grad is not None and not bool(p.grad.isfinite().all())), "their norm"
-                )
-                raise DivergedError(f"main server, round {plan.number}, step {self.steps}: a gradient is not finite ({culprit}).")
+                raise DivergedError(f"main server, round {plan.number}, step {self.steps}: a gradient of {culprit(trained)} is not finite.")
             assert self.optimizer is not None
             self.optimizer.step()
             self.trained |= set(trained)

@@ -12,6 +12,7 @@ from m2fedsa.averaging import Average, Averager, Contribution, weighted_mean
 from m2fedsa.blueprint import Blueprint, initial_server_tensors, server_parts
 from m2fedsa.errors import ProtocolError
 from m2fedsa.main_server.copies import Copies, Pass, encode, fuse_members
+from m2fedsa.main_server.inspection import fitting, inspect
 from m2fedsa.messages import (
     Acceptance,
     ActivationGradients,
@@ -72,7 +73,7 @@ class MainServer:
 
     def __init__(self, blueprint: Blueprint, tails: Mapping[str, Tail], average: Average = weighted_mean) -> None:
         """`tails`: per modality."""
-        self._blueprint, self._tails = blueprint, tails
+        self.blueprint, self._tails = blueprint, tails
         config = blueprint.config
         self._averager = Averager(config.averaging.rules, blueprint.modalities, config.federation.server_momentum, average)
         self._in_force = State(0, initial_server_tensors(blueprint))
@@ -80,6 +81,7 @@ class MainServer:
         self._plan: RoundPlan | None = None
         self._copies: dict[str, Copies] = {}
         self._shared: Copies | None = None
+        self._sessions: dict[str, ServerSession] = {}
         self._closed: set[str] = set()
         self._serving: tuple[str, int, Copies] | None = None
 
@@ -96,7 +98,8 @@ class MainServer:
             raise ProtocolError(f"client {client} is not on the roster of round {round_number}.")
         self._closed.discard(client)
         self._copies[client] = self._open(client, plan)
-        return ServerSession(self, client, plan, self._copies[client])
+        self._sessions[client] = ServerSession(self, client, plan, self._copies[client])
+        return self._sessions[client]
 
     def _open(self, client: str, plan: RoundPlan) -> Copies:
         if self._shared is not None:
@@ -106,12 +109,14 @@ class MainServer:
         return copies
 
     def _make(self, tensors: Mapping[str, Tensor]) -> Copies:
-        parts = server_parts(self._blueprint)
+        parts = server_parts(self.blueprint)
         parts.load(tensors)
-        return Copies(self._blueprint, self._tails, parts)
+        return Copies(self.blueprint, self._tails, parts)
 
-    def close(self, client: str, in_order: bool) -> None:
-        """A session ended; only one that ended in order can count."""
+    def close(self, session: "ServerSession", client: str, in_order: bool) -> None:
+        """A session ended; only one that ended in order can count. One that was opened anew since, or whose round is over, says nothing."""
+        if self._sessions.get(client) is not session:
+            return
         if in_order:
             self._closed.add(client)
         else:
@@ -122,13 +127,15 @@ class MainServer:
         """See `links.port.Link.evaluate`."""
         copies = self._serving_copies(client, request.at)
         activations = request.activations
+        inspect(self.blueprint, self._tails, client, activations)
         hidden = {name: one.hidden for name, one in activations.modalities.items()}
-        pooled = encode(self._tails, copies.parts, activations, hidden)
+        with fitting(client):
+            pooled = encode(self._tails, copies.parts, activations, hidden)
         rows = {name: one.rows for name, one in activations.modalities.items()}
         fused = {}
         for subset in request.subsets:
             entering, member = activations.restricted(subset)
-            fused[subset] = fuse_members(copies.parts, self._blueprint.modalities, pooled, rows, entering, member)
+            fused[subset] = fuse_members(copies.parts, self.blueprint.modalities, pooled, rows, entering, member)
         return EvaluationReply(pooled, fused)
 
     def _serving_copies(self, client: str, round_number: int) -> Copies:
@@ -150,7 +157,7 @@ class MainServer:
             raise ProtocolError(f"round {plan.number} cannot begin: round {self._in_force.round} is in force.")
         self.abort(plan.number)
         self._plan = plan
-        if self._blueprint.config.federation.server_update == "in_turn":
+        if self.blueprint.config.federation.server_update == "in_turn":
             self._shared = self._make(self._in_force.tensors)
             self._shared.prepare(plan, None)
 
@@ -203,7 +210,10 @@ class MainServer:
         """See `coordination.port.Coordination.abort`."""
         self._plan, self._prepared, self._shared = None, None, None
         self._copies.clear()
+        self._sessions.clear()
         self._closed.clear()
+        if self._serving is not None and self._serving[1] != self._in_force.round:
+            self._serving = None
 
     def fingerprints(self) -> Mapping[str, list[object]]:
         """See `coordination.port.Coordination.fingerprints`."""
@@ -213,7 +223,7 @@ class MainServer:
         """See `coordination.port.Coordination.restore`."""
         assert self.store is not None
         state = State.from_filed(round_number, self.store.read(round_number, file))
-        server_parts(self._blueprint).load(state.tensors)
+        server_parts(self.blueprint).load(state.tensors)
         self.abort(round_number)
         self._in_force, self._serving = state, None
         self.store.keep(round_number)
@@ -234,7 +244,9 @@ class ServerSession:
         foreign = sorted(set(activations.modalities) - set(self._plan.roster[self._client]))
         if foreign:
             raise ProtocolError(f"client {self._client} sent activations of {', '.join(foreign)}, which it was not announced with.")
-        self._pass = self._copies.forward(activations, self._plan)
+        inspect(self._server.blueprint, self._copies.tails, self._client, activations)
+        with fitting(self._client):
+            self._pass = self._copies.forward(activations, self._plan)
         return Features({name: z.detach() for name, z in self._pass.pooled.items()}, self._pass.fusion.fused.detach())
 
     def backward(self, gradients: Gradients) -> ActivationGradients:
@@ -248,4 +260,4 @@ class ServerSession:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        self._server.close(self._client, in_order=kind is None and self._pass is None)
+        self._server.close(self, self._client, in_order=kind is None and self._pass is None)

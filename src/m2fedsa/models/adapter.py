@@ -29,7 +29,7 @@ class Dropout(nn.Module):
         """x with each entry zero with probability p, else divided by 1 - p; x itself where no generator is set."""
         if self.generator is None or self.probability == 0:
             return x
-        drawn = torch.rand(x.shape, generator=self.generator, device=self.generator.device)
+        drawn = torch.rand(x.shape, generator=self.generator, device=self.generator.device, dtype=torch.float32)
         scale = (drawn >= self.probability).to(x.device, x.dtype) / (1 - self.probability)
         return x * scale
 

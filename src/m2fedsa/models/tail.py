@@ -37,6 +37,8 @@ class Tail(Frozen):
     """D_z"""
     takes_adapter: bool
     """whether there is a feed-forward part for TA to run beside: not at k = n, nor where the family's is unknown"""
+    mask_argument: str | None
+    """the input whose values are given with each call as its `mask`; None if the encoder has none"""
     _width_in: int
     _width_out: int
 
@@ -45,7 +47,8 @@ class Tail(Frozen):
         self.plan = plan
         self.pooling: Pooling = pooling or architecture(plan.model_type).pooling
         self.takes_adapter = plan.site is not None
-        self._mask = architecture(plan.model_type).mask
+        mask = architecture(plan.model_type).mask
+        self.mask_argument = mask if mask in plan.inputs else None
         self._slot = _Slot()
         self._blanks = Blanks()
         for name in plan.shadow:
@@ -68,8 +71,8 @@ class Tail(Frozen):
         """The model's own output, before it is pooled; arguments and errors as in `forward`."""
         if adapter is not None:
             self._site()
-        if mask is None and self._mask in inputs:
-            raise CutError(f"the encoder has an input {self._mask}, whose values the tail needs too. Pass them as its mask.")
+        if mask is None and self.mask_argument in inputs:
+            raise CutError(f"the encoder has an input {self.mask_argument}, whose values the tail needs too. Pass them as its mask.")
         slot = self._slot
         assert slot.hidden is None, "a tail serves one call at a time"
         slot.hidden, slot.adapter = hidden, adapter
@@ -112,7 +115,8 @@ class Tail(Frozen):
         self._blanks.device = device
         arguments = {name: self._blanks.blank(shape, dtype) for name, (shape, dtype) in inputs.items()}
         if mask is not None:
-            arguments[self._mask] = mask
+            assert self.mask_argument is not None
+            arguments[self.mask_argument] = mask
         return self.encoder(**arguments)
 
     def _open_cut(self) -> None:
@@ -154,7 +158,8 @@ class Tail(Frozen):
     def _measure(self) -> None:
         """Run on NaN alone, of one row: every width shows itself."""
         inputs, site, handles = self.plan.inputs, self.plan.site, []
-        mask = torch.ones(inputs[self._mask].shape, dtype=inputs[self._mask].dtype, device=self.device) if self._mask in inputs else None
+        spec = None if self.mask_argument is None else inputs[self.mask_argument]
+        mask = None if spec is None else torch.ones(spec.shape, dtype=spec.dtype, device=self.device)
         if site is not None:
 
             def enter(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

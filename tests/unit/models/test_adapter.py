@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tests import worlds
 from torch import nn
 
 from m2fedsa.errors import ConfigError
@@ -139,3 +140,14 @@ def test_classifier_starts_at_zero_and_is_linear() -> None:
         classifier.weight.copy_(torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 1.0]]))
         classifier.bias.copy_(torch.tensor([0.5, -0.5]))
     assert torch.equal(classifier(z), torch.tensor([[1.5, 4.5]]))
+
+
+def test_a_dropout_mask_does_not_depend_on_the_precision() -> None:
+    masks = []
+    for dtype in (torch.float32, torch.float64, torch.bfloat16):
+        with worlds.default(torch.float64 if dtype == torch.float64 else torch.float32):
+            dropout = Dropout(0.3)
+            dropout.generator = generator(4)
+            masks.append(dropout(torch.ones(5, 7, dtype=dtype)) > 0)
+    assert torch.equal(masks[0], masks[1])
+    assert torch.equal(masks[0], masks[2])
