@@ -89,7 +89,7 @@ SPOILS = {
     "manifest.json is cut short": ("checkpoint/manifest.json", truncate, "manifest.json: was altered or cut short"),
     "manifest.json is empty": ("checkpoint/manifest.json", lambda file: file.write_bytes(b""), "manifest.json: was altered or cut short"),
     "manifest.json has another round": ("checkpoint/manifest.json", reword('"round": 2', '"round": 1'), "SHA-256"),
-    "manifest.json has another account": ("checkpoint/manifest.json", reword('"rounds": 2', '"rounds": 3'), "SHA-256"),
+    "manifest.json has another start of transfer": ("checkpoint/manifest.json", reword('"since": ', '"since": 1'), "SHA-256"),
     "manifest.json has no seal": ("checkpoint/manifest.json", reword('"sha256"', '"sha255"'), "was altered or cut short"),
     "manifest.json is a list": ("checkpoint/manifest.json", lambda file: file.write_text("[]"), "was altered or cut short"),
     **{

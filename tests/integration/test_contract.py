@@ -161,7 +161,7 @@ def test_the_digest_is_that_of_the_tensors(uninterrupted):
         (length,) = struct.unpack("<Q", content[:8])
         header = json.loads(content[8 : 8 + length])
         for name, one in header.items():
-            if name == "log_prior" or name.startswith(("__metadata__", "velocity/", "local/")):
+            if name == "log_prior" or name.startswith(("__metadata__", "velocity/", "local/", "accounts/")):
                 continue
             begin, end = (8 + length + offset for offset in one["data_offsets"])
             listing.append([name, words[one["dtype"]], one["shape"], hashlib.sha256(content[begin:end]).hexdigest()])
@@ -178,11 +178,13 @@ def test_each_party_keeps_what_it_holds(uninterrupted):
         held[party] = set()
         for file in (uninterrupted / "checkpoint" / party).rglob("*.safetensors"):
             with safe_open(file, "pt") as opened:
-                held[party] |= {name.rpartition("/")[2] for name in opened.keys()}  # noqa: SIM118  (no mapping)
-    client_side = {name for name in held["fed_server"] if name != "log_prior"}
+                held[party] |= {name.removeprefix("velocity/") for name in opened.keys()}  # noqa: SIM118  (no mapping)
+    accounts = {"accounts/rounds", "accounts/up", "accounts/down", "accounts/loss"}
+    assert accounts < held["fed_server"]
+    client_side = held["fed_server"] - {"log_prior"} - accounts
     assert all(".ma." in name or ".classifier." in name for name in client_side)
     assert all(".ta." in name or ".token." in name or ".bilinear." in name or name.startswith("fusion.") for name in held["main_server"])
-    assert all(".classifier." in name or name.startswith("teacher.") for name in held["clients"])
+    assert all(".classifier." in name or name in ("teacher/fused", "teacher window") for name in held["clients"])
 
 
 class Addresses(HTMLParser):

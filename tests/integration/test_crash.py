@@ -42,7 +42,7 @@ def test_the_small_run_has_every_kind_of_state(uninterrupted):
     assert any(name.startswith("velocity/fusion.") for name in held["main_server"])
     assert any(name.startswith("local/client-") and ".ta.up." in name for name in held["main_server"])
     clients = {name: tensors for name, tensors in held.items() if name.startswith("clients/")}
-    assert any("teacher.fused" in tensors for tensors in clients.values())
+    assert any("teacher/fused" in tensors for tensors in clients.values())
     assert all(any(".classifier." in name for name in tensors) for tensors in clients.values())
     records = small.rounds(uninterrupted)
     assert [record["phase"] for record in records] == ["fusion", "transfer", "transfer"]
