@@ -1,0 +1,127 @@
+"""Frozen weights in few bits: what a client stores of its head, and computes with.
+
+A weight is made whole when its module is called and dropped after, so that one layer at a time is in float; of an embedding only the rows
+that are asked for. Weights of linear, embedding and convolution modules are stored in few bits; norms, biases and loose tensors stay.
+"""
+
+from collections.abc import Iterator
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from m2fedsa.models.stored import GROUP, KINDS, Int8, Layout, Stored, columns
+from m2fedsa.state import nbytes
+
+HeadDtype = Literal["float32", "bfloat16", "int8", "int4"]
+HEAD_DTYPES: tuple[HeadDtype, ...] = get_args(HeadDtype)
+_QUANTISED = (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+class _Rows(nn.Embedding):
+    """Looks up rows without making the weight whole."""
+
+    stored: Stored
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (the name is PyTorch's)
+        """(..., C)."""
+        return self.stored.rows(input)
+
+
+def quantise(model: nn.Module, dtype: HeadDtype) -> None:
+    """Store the weights of a head at `dtype`, in place. "float32" leaves them alone; tensors on meta are not this slice's, and stay so."""
+    done: dict[int, Stored] = {}
+    for module in list(model.modules()):
+        weight = module._parameters.get("weight")
+        kind = None if weight is None else scheme(module, dtype)
+        if kind is None or weight is None or weight.is_meta:
+            continue
+        if id(weight) not in done:
+            done[id(weight)] = kind.of(weight)
+        put(module, done[id(weight)])
+
+
+def scheme(module: nn.Module, dtype: HeadDtype) -> type[Stored] | None:
+    """How the weight of `module` is stored at `dtype`; None if it stays as it is."""
+    weight = module._parameters.get("weight")
+    # GPT-2's Conv1D is a linear layer whose weight lies on its side.
+    if dtype == "float32" or weight is None or not (isinstance(module, _QUANTISED) or type(module).__name__ == "Conv1D"):
+        return None
+    if not weight.is_floating_point() or weight.dim() < 2:
+        return None
+    # Rows of less than a group (depthwise convolutions, patches of few pixels) are few bytes and lose most.
+    return Int8 if dtype == "int4" and columns(tuple(weight.shape)) < GROUP else KINDS[dtype]
+
+
+def put(module: nn.Module, stored: Stored) -> None:
+    """Let `module` compute with a stored weight in place of its own."""
+    kind = type(module)
+    del module._parameters["weight"]
+    module.stored = stored
+    bases: tuple[type, ...] = (kind,)
+    if isinstance(module, nn.Embedding):
+        # Behind the family's own class, so that its `super().forward` ends here.
+        bases = (_Rows,) if kind is nn.Embedding else (kind, _Rows)
+    # Models ask for `module.weight` outside of its forward too, e.g. for its type.
+    module.__class__ = type(kind.__name__, bases, {"weight": property(lambda self: self.stored()), "__module__": kind.__module__})
+
+
+def tensors(model: nn.Module) -> dict[str, Tensor]:
+    """name -> tensor, as a file holds a slice: `module.weight` in float, else `module.weight.int8`, `module.weight.scale` …
+
+    A tensor with several names has the first alone; what is on meta is not this slice's.
+    """
+    found: dict[str, Tensor] = {}
+    for name, _, tensor in _owned(model):
+        found |= {_part(name, tensor.kind, p): v for p, v in tensor.parts.items()} if isinstance(tensor, Stored) else {name: tensor}
+    return found
+
+
+def stored_layout(model: nn.Module, dtype: HeadDtype) -> Layout:
+    """Types and shapes of what `tensors` would give after `quantise(model, dtype)`, from shapes alone."""
+    found: Layout = {}
+    for name, module, tensor in _owned(model):
+        kind = scheme(module, dtype) if name.endswith("weight") and not isinstance(tensor, Stored) else None
+        if isinstance(tensor, Stored):
+            found |= {_part(name, tensor.kind, part): (value.dtype, tuple(value.shape)) for part, value in tensor.parts.items()}
+        elif kind is None or tensor is not module._parameters.get("weight"):
+            found[name] = (tensor.dtype, tuple(tensor.shape))
+        else:
+            found |= {_part(name, kind.kind, part): entry for part, entry in kind.layout(tuple(tensor.shape)).items()}
+    return found
+
+
+def stored_bytes(model: nn.Module, dtype: HeadDtype = "float32") -> int:
+    """Bytes that a slice stores at `dtype`, buffers included, without the few kilobytes of names in its file.
+
+    What is stored in few bits already counts as it is.
+    """
+    return sum(kind.itemsize * torch.Size(shape).numel() for kind, shape in stored_layout(model, dtype).values())
+
+
+def weights(model: nn.Module) -> tuple[int, int]:
+    """(numbers, bytes) of the weights that a slice holds, however many bits they are stored in; without buffers."""
+    owned = [tensor for _, _, tensor in _owned(model) if isinstance(tensor, (Stored, nn.Parameter))]
+    kept = [list(tensor.parts.values()) if isinstance(tensor, Stored) else [tensor] for tensor in owned]
+    return sum(torch.Size(tensor.shape).numel() for tensor in owned), sum(nbytes(parts) for parts in kept)
+
+
+def _part(name: str, kind: str, part: str) -> str:
+    return f"{name}.{kind if part == 'codes' else part}"
+
+
+def _owned(model: nn.Module) -> Iterator[tuple[str, nn.Module, Tensor | Stored]]:
+    """Name, module and tensor of everything that `state_dict` would name and that is not on meta; each once."""
+    seen: set[int] = set()
+    for path, module in model.named_modules():
+        if isinstance(module, Stored):
+            continue
+        here: dict[str, Tensor | Stored | None] = {**module._parameters}
+        here |= {name: tensor for name, tensor in module._buffers.items() if name not in module._non_persistent_buffers_set}
+        if isinstance(stored := module._modules.get("stored"), Stored):
+            here["weight"] = stored
+        for name, tensor in here.items():
+            if tensor is None or id(tensor) in seen or (isinstance(tensor, Tensor) and tensor.is_meta):
+                continue
+            seen.add(id(tensor))
+            yield f"{path}.{name}".lstrip("."), module, tensor
