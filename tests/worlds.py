@@ -176,7 +176,7 @@ def config(modalities: Sequence[str] = MODALITIES, **settings: object) -> Config
             "transfer": {"start": "never"},
             "federation": {"rounds": 2, "batch_size": 4, "warm_start": False},
             "evaluation": {"every": 100},
-            "compute": {"threads": 1},
+            "compute": {"threads": 1, "shorten": False},
         }
     )
     return base.override([f"{name.replace('__', '.')}={_toml(value)}" for name, value in settings.items()])

@@ -15,7 +15,9 @@ from m2fedsa.averaging import Average, weighted_mean
 from m2fedsa.blueprint import Blueprint, Widths
 from m2fedsa.checks import check_data, check_options, check_rules, option_named
 from m2fedsa.client import Client, Shared
-from m2fedsa.config import Config, Modality, Objects
+from m2fedsa.client.kept import Memory, Place
+from m2fedsa.client.shelf import Shelf
+from m2fedsa.config import Compute, Config, Modality, Objects
 from m2fedsa.data.samples import SPLITS, FederatedData
 from m2fedsa.data.sources import load_data
 from m2fedsa.errors import ConfigError, CutError, DataError, WeightsError
@@ -27,7 +29,9 @@ from m2fedsa.main_server import MainServer
 from m2fedsa.models.architectures import Pooling, architecture
 from m2fedsa.models.cut import Head, Tail, cut, plan, verify
 from m2fedsa.models.encoders import load
+from m2fedsa.models.padding import takes_no_notice
 from m2fedsa.models.plan import model_type
+from m2fedsa.models.precision import device_of, fed, prepared
 from m2fedsa.storage import Store
 
 if TYPE_CHECKING:
@@ -110,12 +114,13 @@ def assemble(config: Config, extensions: Extensions) -> Parties:
     measured: dict[str, Measured] = {}
     for name in data.modalities:
         settings = config.modalities[name]
-        heads[name], tails[name], measured[name] = _cut(name, settings, extensions.encoders, _example(data, name))
+        heads[name], tails[name], measured[name] = _cut(name, settings, config.compute, extensions.encoders, _example(data, name))
         widths[name] = _widths(name, settings, heads[name], tails[name])
     blueprint = Blueprint(config, widths, len(data.classes))
     check_rules(blueprint)
-    server = MainServer(blueprint, tails, extensions.average)
-    shared = Shared(blueprint, heads, extensions.loss)
+    device = device_of(config.compute)
+    server = MainServer(blueprint, tails, extensions.average, device)
+    shared = Shared(blueprint, heads, extensions.loss, place=place_of(config), shortens=_shortens(config, measured), device=device)
     federation = InProcessFederation([Client(name, client, shared, server) for name, client in data.clients.items()])
     fed_server = FedServer(blueprint, federation.clients(), extensions.sampler, extensions.average)
     return Parties(blueprint, data, fed_server, federation, server, shared, measured)
@@ -155,10 +160,11 @@ def _example(data: FederatedData, modality: str) -> dict[str, Tensor]:
 
 
 def _cut(
-    name: str, settings: Modality, encoders: Mapping[str, "PreTrainedModel"] | None, example: Mapping[str, Tensor]
+    name: str, settings: Modality, compute: Compute, encoders: Mapping[str, "PreTrainedModel"] | None, example: Mapping[str, Tensor]
 ) -> tuple[Head, Tail, Measured]:
     try:
-        model = load(_encoder(name, settings, encoders))
+        model = prepared(load(_encoder(name, settings, encoders)), compute)
+        example = fed(model, example)
         _try(model, example)
         _check_readable(settings, example, architecture(model_type(model)).mask)
         pooling: Pooling | None = None if settings.pooling == "default" else settings.pooling
@@ -170,6 +176,20 @@ def _cut(
         raise CutError(_placed(name, error)) from error
     except WeightsError as error:
         raise WeightsError(f"modalities.{name}.encoder = {error}") from error
+
+
+def place_of(config: Config) -> Place:
+    """Where clients keep their head outputs."""
+    if config.kept.where == "memory":
+        return Memory()
+    return Shelf(Path(config.kept.folder).expanduser(), config.kept.limit)
+
+
+def _shortens(config: Config, measured: Mapping[str, Measured]) -> frozenset[str]:
+    """The modalities whose batches lose the padding that no sample needs."""
+    if not config.compute.shorten:
+        return frozenset()
+    return frozenset(name for name, one in measured.items() if takes_no_notice(one.head, one.tail, one.example))
 
 
 def _try(model: "PreTrainedModel", example: Mapping[str, Tensor]) -> None:

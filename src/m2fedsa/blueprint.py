@@ -77,6 +77,17 @@ class Parts:
                     raise WeightsError(f"tensor {name} {found}; the settings of this run want {tuple(parameter.shape)}.")
                 parameter.copy_(value)
 
+    @property
+    def device(self) -> torch.device:
+        """Where its tensors are."""
+        return next(iter(self.tensors.values())).device
+
+    def to(self, device: torch.device) -> "Parts":
+        """Itself, with all tensors on a device."""
+        for module in self.modules.values():
+            module.to(device)
+        return self
+
     def training(self, seed: int, *names: object) -> None:
         """Dropout on, each with its own generator derived from the seed, these names and its place."""
         for prefix, module in self.modules.items():

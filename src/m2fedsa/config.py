@@ -143,6 +143,8 @@ class Federation(Section):
     local_steps: Count | None = None
     """A number of local steps instead of epochs."""
     batch_size: Count = 32
+    batches: Literal["shuffled", "by_length"] = "shuffled"
+    """`by_length`: texts of like length share a batch, which is then cut to the length of its longest."""
     server_update: Literal["copies", "in_turn"] = "copies"
     server_momentum: Probability = 0.0
     warm_start: bool = True
@@ -190,6 +192,26 @@ class Compute(Section):
 
     threads: Annotated[int, Field(ge=0)] = 0
     """CPU threads of the tensor library; 0 leaves its own choice. Results repeat to the bit for the same number."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where encoders and what trains beside them compute; `auto`: a GPU where there is one."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the frozen encoders and of what crosses the cut; what trains is in float32 always."""
+    attention: Literal["auto", "sdpa", "eager"] = "auto"
+    """The encoders' kind of attention; `auto`: the one that is fastest on the device in this precision."""
+    shorten: bool = True
+    """Cut a batch of texts to the length of its longest, where the encoder takes no notice of padding."""
+    checkpoint_tails: bool = False
+    """Compute the tails' blocks twice instead of keeping what their gradients need: less memory on the main server, more time."""
+
+
+class Kept(Section):
+    """Where clients keep the outputs of their heads, which are computed once."""
+
+    where: Literal["memory", "disk"] = "memory"
+    """`disk`: a folder that later runs find again; a batch reads its own rows alone."""
+    folder: str = "~/.cache/m2fedsa"
+    limit: Count = 20_000_000_000
+    """Largest size of that folder in bytes; what was not asked for the longest makes room."""
 
 
 class Objects(Section):
@@ -216,6 +238,7 @@ class Config(Section):
     averaging: Averaging = Averaging()
     evaluation: Evaluation = Evaluation()
     compute: Compute = Compute()
+    kept: Kept = Kept()
     objects: Objects = Objects()
 
     @model_validator(mode="after")

@@ -138,6 +138,11 @@ class EvaluationReply:
     pooled: Mapping[str, Tensor]
     fused: Mapping[Subset, Tensor]
 
+    def to(self, device: torch.device) -> "EvaluationReply":
+        """The same on a device."""
+        pooled, fused = ({name: tensor.to(device) for name, tensor in one.items()} for one in (self.pooled, self.fused))
+        return EvaluationReply(pooled, fused)  # type: ignore[arg-type]
+
     @property
     def nbytes(self) -> int:
         """Payload in bytes."""

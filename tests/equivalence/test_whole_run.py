@@ -37,6 +37,7 @@ def both(monkeypatch: pytest.MonkeyPatch, config: Config, data: FederatedData) -
 RUNS = {
     "fusion, then transfer": {"federation__rounds": 4},
     "without dropout": NO_DROPOUT,
+    "texts cut to the length of their batch": {"compute__shorten": True, **NO_DROPOUT},
     "two epochs, dropout everywhere": {"federation__local_epochs": 2, "loss__classifier_dropout": 0.2},
     "server momentum and cosine": {"federation__server_momentum": 0.6, "optimizer__schedule": "cosine"},
     "two clients of five, seven steps": {"federation__clients_per_round": 2, "federation__local_steps": 7},
@@ -60,6 +61,7 @@ def test_a_whole_run(float64, monkeypatch: pytest.MonkeyPatch, which: str) -> No
     who, reference, ours = both(monkeypatch, config, worlds.federated(unlabelled=0.0))
     worlds.assert_close(worlds.settled(ours), worlds.settled(reference.tensors), 1e-9)
     start = {**initial_client_tensors(who.blueprint), **initial_server_tensors(who.blueprint)}
+    assert who.shared.shortens == ({"text"} if config.compute.shorten else set())
     personal = {name for name in start if reference.over(name) == "nothing"}
     assert all(torch.equal(ours[name], start[name]) == (name in personal) for name in ours)
 

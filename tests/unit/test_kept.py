@@ -49,7 +49,7 @@ def test_samples_without_the_modality_take_no_place(head):
     samples, kept = held(4, presence), KeptOutputs()
     found = kept.get("train", "text", samples, head)
     assert found.place.tolist() == [-1, 0, 1, 2]
-    assert len(found.hidden) == len(found.mask) == 3
+    assert len(found.outputs.hidden) == len(found.outputs.mask) == 3
     assert torch.equal(found.rows(torch.tensor([3, 1]))[0], head(samples.inputs("text", torch.tensor([1, 2, 3])))[[2, 0]])
 
 

@@ -12,6 +12,7 @@ from m2fedsa.data.samples import Samples, Split
 from m2fedsa.losses import fused_logits
 from m2fedsa.messages import Activation, Activations
 from m2fedsa.models.cut import Head
+from m2fedsa.models.padding import shortened
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,8 @@ class Branches:
     heads: Mapping[str, Head]
     kept: KeptOutputs
     parts: Parts
+    shortens: frozenset[str] = frozenset()
+    """modalities whose batches lose the padding that no sample needs"""
 
     def presence(self, rows: Tensor) -> Tensor:
         """(B, M) bool over the client's modalities."""
@@ -37,11 +40,25 @@ class Branches:
             modality = self.samples.modalities[column]
             index = presence[:, column].nonzero().squeeze(1)
             hidden, mask, inputs = self.kept.get(self.split, modality, self.samples, self.heads[modality]).rows(rows[index])
+            if modality in self.shortens:
+                hidden, mask, inputs = shortened(hidden, mask, inputs)
+            hidden = hidden.to(self.parts.device)
             adapter = self.parts.modules.get(f"{modality}.ma")
             if adapter is not None:
                 hidden = hidden + adapter(hidden)
             activations[modality] = Activation(hidden, index, mask, inputs)
         return Activations(activations, entering[:, occurring])
+
+    def lengths(self) -> Tensor:
+        """(N,) int64: tokens of each sample's texts together; 0 where there are none, or where nothing is shortened."""
+        total = torch.zeros(len(self.samples.labels), dtype=torch.int64)
+        for modality in self.samples.modalities:
+            if modality in self.shortens:
+                kept = self.kept.get(self.split, modality, self.samples, self.heads[modality])
+                present = kept.place >= 0
+                if kept.outputs.mask is not None:
+                    total[present] += kept.outputs.mask[kept.place[present]].ne(0).sum(1)
+        return total
 
 
 def without_graph(activations: Activations) -> Activations:
@@ -58,8 +75,8 @@ def unimodal_logits(parts: Parts, pooled: Mapping[str, Tensor]) -> dict[str, Ten
 def join(parts: Parts, fused: Tensor, unimodal: Mapping[str, Tensor], activations: Activations, log_prior: Tensor, *, late: bool) -> Tensor:
     """s (B, K) of the samples of a batch from f and the unimodal logits."""
     classifier: nn.Module = parts.modules[f"{FUSED}.classifier"]
-    rows = {modality: activation.rows for modality, activation in activations.modalities.items()}
-    return fused_logits(classifier(fused), unimodal, rows, activations.entering, log_prior, late=late)
+    rows = {modality: activation.rows.to(fused.device) for modality, activation in activations.modalities.items()}
+    return fused_logits(classifier(fused), unimodal, rows, activations.entering.to(fused.device), log_prior.to(fused.device), late=late)
 
 
 def chunks(number: int, size: int) -> tuple[Tensor, ...]:

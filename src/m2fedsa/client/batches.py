@@ -1,6 +1,6 @@
 """Which samples a client draws, in which order, and which of their modalities enter fusion."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -8,6 +8,9 @@ from torch import Tensor
 from m2fedsa.config import Federation
 from m2fedsa.data.samples import UNLABELLED, Samples
 from m2fedsa.messages import Phase
+
+POOL = 8
+"""Batches whose samples are sorted by length together."""
 
 
 def drawn(samples: Samples, phase: Phase, unlabelled: bool) -> Tensor:
@@ -24,17 +27,30 @@ def teachable(samples: Samples) -> Tensor:
     return taught
 
 
-def batches(rows: Tensor, settings: Federation, generator: torch.Generator) -> Iterator[Tensor]:
-    """Batches of rows: `local_epochs` passes, each in a new order; or `local_steps` batches out of as many passes as it takes."""
+def batches(rows: Tensor, settings: Federation, generator: torch.Generator, lengths: Tensor | None = None) -> Iterator[Tensor]:
+    """Batches of rows: `local_epochs` passes, each in a new order; or `local_steps` batches out of as many passes as it takes.
+
+    `lengths` (N,), by row: samples of like length share a batch.
+    """
     if settings.local_steps is None:
         for _ in range(settings.local_epochs):
-            yield from torch.split(rows[torch.randperm(len(rows), generator=generator)], settings.batch_size)
+            yield from _pass(rows, settings.batch_size, generator, lengths)
         return
     left = settings.local_steps
     while left > 0:
-        for batch in torch.split(rows[torch.randperm(len(rows), generator=generator)], settings.batch_size)[:left]:
+        for batch in _pass(rows, settings.batch_size, generator, lengths)[:left]:
             yield batch
             left -= 1
+
+
+def _pass(rows: Tensor, size: int, generator: torch.Generator, lengths: Tensor | None) -> Sequence[Tensor]:
+    """All rows once, in batches. By length: sorted within pools of several batches, so that company changes from pass to pass."""
+    shuffled = rows[torch.randperm(len(rows), generator=generator)]
+    if lengths is None:
+        return torch.split(shuffled, size)
+    ordered = [pool[lengths[pool].argsort(stable=True)] for pool in torch.split(shuffled, size * POOL)]
+    made = [batch for pool in ordered for batch in torch.split(pool, size)]
+    return [made[place] for place in torch.randperm(len(made), generator=generator).tolist()]
 
 
 def modality_dropout(presence: Tensor, probability: float, generator: torch.Generator) -> Tensor:

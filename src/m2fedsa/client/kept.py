@@ -1,21 +1,35 @@
 """Head outputs that a client computes once and keeps: everything before the modality adapter is frozen.
 
-N_m samples that have the modality, T tokens, D_h width at the cut.
+They lie in memory, or on a disk from which a batch reads its own rows alone (`shelf.py`). Either way a row has the same bits: a head runs
+over fixed chunks of the client's own order, because a row's bits depend on the shape of its batch.
+
+N samples, N_m of them with the modality, T tokens, D_h width at the cut.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from m2fedsa.data.samples import Samples, Split
 from m2fedsa.messages import InputSpec
-from m2fedsa.models.architectures import architecture
 from m2fedsa.models.cut import Head
 
 CHUNK = 32
-"""Samples per pass through a head. Fixed, and cut from the client's own order: a row's bits depend on the shape of its batch."""
+"""Samples per pass through a head."""
+
+
+class Outputs(NamedTuple):
+    """What a head gives for some samples."""
+
+    hidden: Tensor
+    """h (n, T, D_h)"""
+    mask: Tensor | None
+    """(n, T)"""
+    inputs: Mapping[str, InputSpec]
+    """per sample: shapes without the batch dimension"""
 
 
 @dataclass(frozen=True)
@@ -24,52 +38,93 @@ class Kept:
 
     place: Tensor
     """(N,) int64: where a sample's output lies, -1 for samples without the modality"""
-    hidden: Tensor
-    """h (N_m, T, D_h)"""
-    mask: Tensor | None
-    """(N_m, T)"""
-    inputs: Mapping[str, InputSpec]
-    """per sample: shapes without the batch dimension"""
+    outputs: Outputs
+    """of the N_m samples that have it"""
 
-    def rows(self, rows: Tensor) -> tuple[Tensor, Tensor | None, dict[str, InputSpec]]:
-        """h, mask and input shapes of these samples, all of which have the modality."""
+    def rows(self, rows: Tensor) -> Outputs:
+        """The outputs of these samples, all of which have the modality; shapes with the batch dimension."""
         place = self.place[rows]
-        specs = {name: InputSpec((len(rows), *spec.shape), spec.dtype) for name, spec in self.inputs.items()}
-        return self.hidden[place], None if self.mask is None else self.mask[place], specs
+        hidden, mask, inputs = self.outputs
+        specs = {name: InputSpec((len(rows), *spec.shape), spec.dtype) for name, spec in inputs.items()}
+        return Outputs(hidden[place], None if mask is None else mask[place], specs)
+
+
+@dataclass(frozen=True)
+class Source:
+    """The samples of one modality and split on their way through a head."""
+
+    name: str
+    """for people: `client-03, train, image`"""
+    samples: Samples
+    modality: str
+    head: Head
+    rows: Tensor
+    """(N_m,) int64: the samples that have it"""
+
+    def inputs(self) -> Iterator[dict[str, Tensor]]:
+        """Encoder inputs in chunks."""
+        for chunk in torch.split(self.rows, CHUNK):
+            yield self.samples.inputs(self.modality, chunk)
+
+    def outputs(self) -> Iterator[Outputs]:
+        """Head outputs in chunks."""
+        for raw in self.inputs():
+            inputs = self.head.fed(raw)
+            specs = {name: InputSpec(tuple(value.shape[1:]), value.dtype) for name, value in inputs.items()}
+            mask = None if self.head.mask_argument is None else raw.get(self.head.mask_argument)
+            yield Outputs(self.head(inputs).cpu(), mask, specs)
+
+
+def layout(hidden: Tensor) -> list[int]:
+    """Its dimensions as they lie in memory, the batch first: part of what decides the bits that a tail computes."""
+    return [0, *sorted(range(1, hidden.dim()), key=lambda dimension: -hidden.stride()[dimension])]
+
+
+def inverse(order: list[int]) -> list[int]:
+    """The permutation that undoes another."""
+    return sorted(range(len(order)), key=order.__getitem__)
+
+
+class Place(Protocol):
+    """Where outputs are kept."""
+
+    def keep(self, source: Source) -> Outputs:
+        """The outputs of a source: found here, or made and kept."""
+
+
+class Memory:
+    """Outputs as tensors in memory."""
+
+    def keep(self, source: Source) -> Outputs:
+        """See `Place.keep`."""
+        made = list(source.outputs())
+        masks = [one.mask for one in made if one.mask is not None]
+        order = layout(made[0].hidden)
+        hidden = torch.cat([one.hidden.permute(order) for one in made])
+        return Outputs(hidden.permute(inverse(order)), torch.cat(masks) if masks else None, made[-1].inputs)
 
 
 class KeptOutputs:
     """A client's head outputs, made when first asked for."""
 
-    __slots__ = ("_kept", "computed")
+    __slots__ = ("_client", "_kept", "_place", "computed")
 
-    def __init__(self) -> None:
-        """Nothing is computed yet."""
+    def __init__(self, client: str = "", place: Place | None = None) -> None:
+        """Nothing is computed yet. `place`: shared by the clients of a process; memory where None."""
+        self._client, self._place = client, place
         self._kept: dict[tuple[Split, str], Kept] = {}
         self.computed = 0
-        """samples x modalities that went through a head so far"""
+        """samples x modalities that were asked for so far"""
 
     def get(self, split: Split, modality: str, samples: Samples, head: Head) -> Kept:
         """The outputs of all samples of a split that have the modality."""
         key = (split, modality)
         if key not in self._kept:
-            self._kept[key] = self._compute(modality, samples, head)
+            present = samples.presence[:, samples.modalities.index(modality)]
+            rows = present.nonzero().squeeze(1)
+            place = torch.full((len(present),), -1, dtype=torch.int64)
+            place[rows] = torch.arange(len(rows))
+            source = Source(f"{self._client}, {split}, {modality}", samples, modality, head, rows)
+            self._kept[key] = Kept(place, (self._place or Memory()).keep(source))
+            self.computed += len(rows)
         return self._kept[key]
-
-    def _compute(self, modality: str, samples: Samples, head: Head) -> Kept:
-        present = samples.presence[:, samples.modalities.index(modality)]
-        rows = present.nonzero().squeeze(1)
-        place = torch.full((len(present),), -1, dtype=torch.int64)
-        place[rows] = torch.arange(len(rows))
-        hidden, masks = [], []
-        specs: dict[str, InputSpec] = {}
-        for chunk in torch.split(rows, CHUNK):
-            inputs = samples.inputs(modality, chunk)
-            specs = {name: InputSpec(tuple(value.shape[1:]), value.dtype) for name, value in inputs.items()}
-            with torch.no_grad():
-                hidden.append(head(inputs))
-            mask = inputs.get(architecture(head.plan.model_type).mask)
-            if mask is not None:
-                masks.append(mask)
-        self.computed += len(rows)
-        return Kept(place, torch.cat(hidden), torch.cat(masks) if masks else None, specs)

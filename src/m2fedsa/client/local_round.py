@@ -74,7 +74,8 @@ class LocalRound:
         parts.training(self.plan.seed, self.client)
         optimizer = adamw(self._groups(), config.optimizer.weight_decay)
         account = Account(len(samples.labels))
-        order = batches(rows, config.federation, self._generator("batches"))
+        lengths = self.branches.lengths() if config.federation.batches == "by_length" else None
+        order = batches(rows, config.federation, self._generator("batches"), lengths)
         dropout = self._generator("modality dropout")
         for batch in order:
             account.steps += 1
@@ -104,8 +105,9 @@ class LocalRound:
 
     def _learn(self, batch: Tensor, activations: Activations, features: Features, account: Account) -> Gradients:
         """Losses and their gradients with respect to z_m and f; classifiers collect theirs."""
-        pooled = {modality: z.detach().requires_grad_() for modality, z in features.pooled.items()}
-        fused = features.fused.detach().requires_grad_()
+        device = self.branches.parts.device
+        pooled = {modality: z.detach().to(device).requires_grad_() for modality, z in features.pooled.items()}
+        fused = features.fused.detach().to(device).requires_grad_()
         predictions = self._predict(batch, activations, pooled, fused)
         losses = self.loss(predictions, self.plan.phase, self.plan.weights)
         self._check(losses, account.steps)
@@ -123,21 +125,25 @@ class LocalRound:
         if config.loss.prior_adjusted:
             adjustment = class_frequencies(samples.labels, self.blueprint.classes).log() - self.log_prior
         teachers, teacher_adjustments = ({}, {}) if self.teacher is None else self.teacher.of(batch, unimodal)
+        device = joined.device
         return Predictions(
             unimodal=unimodal,
-            rows={modality: activation.rows for modality, activation in activations.modalities.items()},
+            rows={modality: activation.rows.to(device) for modality, activation in activations.modalities.items()},
             fused=joined,
-            counts=activations.entering.sum(1).to(joined.dtype),
-            labels=samples.labels[batch],
-            adjustment=adjustment,
-            teachers=teachers,
-            teacher_adjustments=teacher_adjustments,
+            counts=activations.entering.sum(1).to(device, joined.dtype),
+            labels=samples.labels[batch].to(device),
+            adjustment=adjustment.to(device),
+            teachers={modality: logits.to(device) for modality, logits in teachers.items()},
+            teacher_adjustments={modality: value.to(device) for modality, value in teacher_adjustments.items()},
         )
 
     def _adapt(self, activations: Activations, hidden: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, account: Account) -> None:
         """Back into MA; clip the client's gradients by one norm and step what is not frozen."""
         attached = [modality for modality, one in activations.modalities.items() if one.hidden.requires_grad]
-        torch.autograd.backward([activations.modalities[name].hidden for name in attached], [hidden[name] for name in attached])
+        torch.autograd.backward(
+            [activations.modalities[name].hidden for name in attached],
+            [hidden[name].to(activations.modalities[name].hidden.device) for name in attached],
+        )
         trained = self.branches.parts.trained()
         norm = clip(trained.values(), self.blueprint.config.optimizer.clip_norm)
         if not math.isfinite(norm):

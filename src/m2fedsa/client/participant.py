@@ -14,7 +14,7 @@ from m2fedsa.averaging import rule_for
 from m2fedsa.blueprint import Blueprint, client_parts
 from m2fedsa.client.batch import Branches
 from m2fedsa.client.batches import teachable
-from m2fedsa.client.kept import KeptOutputs
+from m2fedsa.client.kept import KeptOutputs, Memory, Place
 from m2fedsa.client.local_round import LocalRound
 from m2fedsa.client.sweep import Sweep, all_subsets, label_of
 from m2fedsa.client.teacher import PREFIX, WINDOW, Teacher, window
@@ -55,6 +55,11 @@ class Shared:
     loss: Loss = step_loss
     checkpoint: Path | None = None
     """a directory with one directory per client that has local tensors; None to keep none"""
+    place: Place = field(default_factory=Memory)
+    """where head outputs are kept"""
+    shortens: frozenset[str] = frozenset()
+    """modalities whose batches lose the padding that no sample needs"""
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
 
 @dataclass(slots=True)
@@ -65,10 +70,13 @@ class Client:
     data: ClientData
     shared: Shared
     link: Link
-    kept: KeptOutputs = field(default_factory=KeptOutputs)
+    kept: KeptOutputs = field(init=False)
     local: dict[str, Tensor] = field(default_factory=dict)
     """tensors that never leave: personal ones by an averaging rule, and teachers of unlabelled samples"""
     _staged: tuple[int, dict[str, Tensor]] | None = None
+
+    def __post_init__(self) -> None:
+        self.kept = KeptOutputs(f"client {self.name}", self.shared.place)
 
     @property
     def store(self) -> Store | None:
@@ -105,7 +113,7 @@ class Client:
         with self.link.session(self.name, task.plan.number) as session:
             account = local_round.run(session)
         trained = {
-            name: parameter.detach().clone()
+            name: parameter.detach().to("cpu", copy=True)
             for name, parameter in branches.parts.tensors.items()
             if parameter.requires_grad and by_prefix(account.samples, name) > 0
         }
@@ -165,7 +173,7 @@ class Client:
             raise DataError(f"client {self.name} was given a task on its {split} samples, but it has none.")
         parts = client_parts(self.shared.blueprint, self.data.modalities)
         parts.load({**view.tensors, **{name: value for name, value in self.local.items() if name in view.tensors}})
-        return Branches(samples, split, self.shared.heads, self.kept, parts)
+        return Branches(samples, split, self.shared.heads, self.kept, parts.to(self.shared.device), self.shared.shortens)
 
     def _sweep(self, split: Split, view: GlobalView) -> Sweep:
         return Sweep(self.name, self._branches(split, view), self.link, view.round, self.shared.blueprint.config, view.log_prior)

@@ -44,7 +44,7 @@ class Sweep:
             with torch.no_grad():
                 activations = without_graph(self.branches.encode(rows, self.branches.presence(rows)))
             request = EvaluationRequest(activations, tuple(subsets), self.at)
-            reply = self.link.evaluate(self.client, request)
+            reply = self.link.evaluate(self.client, request).to(self.branches.parts.device)
             self.traffic += Traffic(request.nbytes, reply.nbytes)
             for modality, pooled in reply.pooled.items():
                 if not bool(pooled.isfinite().all()):
@@ -58,7 +58,7 @@ class Sweep:
         found: dict[str, list[tuple[Tensor, Tensor]]] = {}
         for chunk in self.chunks([]):
             for modality, pooled in chunk.reply.pooled.items():
-                found.setdefault(modality, []).append((chunk.rows[chunk.activations.modalities[modality].rows], pooled))
+                found.setdefault(modality, []).append((chunk.rows[chunk.activations.modalities[modality].rows], pooled.cpu()))
         return {modality: (torch.cat([rows for rows, _ in parts]), torch.cat([z for _, z in parts])) for modality, parts in found.items()}
 
     @torch.no_grad()
@@ -74,7 +74,7 @@ class Sweep:
             for subset in subsets:
                 if len(subset) == 1:
                     if subset[0] in unimodal:
-                        found[subset].append((chunk.rows[chunk.activations.modalities[subset[0]].rows], unimodal[subset[0]]))
+                        found[subset].append((chunk.rows[chunk.activations.modalities[subset[0]].rows], unimodal[subset[0]].cpu()))
                 else:
                     rows, logits = self._restricted(chunk, subset, unimodal)
                     found[subset].append((chunk.rows[rows], logits))
@@ -85,11 +85,12 @@ class Sweep:
     def _restricted(self, chunk: Chunk, subset: Subset, unimodal: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """s over the modalities of a subset, for the chunk's rows that have them all."""
         entering, member = chunk.activations.restricted(subset)
-        whole = torch.zeros(len(chunk.rows), chunk.reply.fused[subset].shape[1], dtype=chunk.reply.fused[subset].dtype)
-        whole[member] = chunk.reply.fused[subset]
+        fused = chunk.reply.fused[subset]
+        whole = fused.new_zeros(len(chunk.rows), fused.shape[1])
+        whole[member.to(fused.device)] = fused
         limited = Activations(chunk.activations.modalities, entering)
         logits = join(self.branches.parts, whole, unimodal, limited, self.log_prior, late=self.config.fusion.late)
-        return member.nonzero().squeeze(1), logits[member]
+        return member.nonzero().squeeze(1), logits.cpu()[member]
 
 
 def all_subsets(modalities: Sequence[str]) -> list[Subset]:

@@ -58,7 +58,7 @@ class Copies:
     def forward(self, activations: Activations, plan: RoundPlan) -> Pass:
         """z_m = pool(tail_m(a_m; TA_m)), then fusion, with their graph. (Step 2, "forward".)"""
         self.parts.clear()
-        hidden = {name: one.hidden.detach().requires_grad_() for name, one in activations.modalities.items()}
+        hidden = {name: one.hidden.detach().to(self.parts.device).requires_grad_() for name, one in activations.modalities.items()}
         pooled = encode(self.tails, self.parts, activations, hidden)
         for modality, z in pooled.items():
             if not bool(z.detach().isfinite().all()):
@@ -93,10 +93,10 @@ class Copies:
         if list(gradients.pooled) != list(done.pooled):
             raise ProtocolError(f"gradients of {sorted(gradients.pooled)} answer features of {sorted(done.pooled)}.")
         roots = [*done.pooled.values()]
-        directions = [*gradients.pooled.values()]
+        directions = [gradient.to(self.parts.device) for gradient in gradients.pooled.values()]
         if done.fusion.fused.requires_grad:
             roots.append(done.fusion.fused)
-            directions.append(gradients.fused)
+            directions.append(gradients.fused.to(self.parts.device))
         for root, direction in zip(roots, directions, strict=True):
             if root.shape != direction.shape:
                 raise ProtocolError(f"a gradient of shape {tuple(direction.shape)} answers features of shape {tuple(root.shape)}.")
@@ -109,26 +109,30 @@ class Copies:
         for modality, activation in done.activations.modalities.items():
             taught = several[activation.rows]
             if bool(taught.any()):
-                teacher = done.fusion.attention[activation.rows][taught]
-                terms.append(feature_transfer(done.fusion.tokens[modality][taught], teacher))
+                attention, tokens = done.fusion.attention, done.fusion.tokens[modality]
+                teacher = attention[activation.rows[taught].to(attention.device)]
+                terms.append(feature_transfer(tokens[taught.to(tokens.device)], teacher))
         return terms
 
 
 def encode(tails: Mapping[str, Tail], parts: Parts, activations: Activations, hidden: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """z_m (B_m, D_z) of every modality of the message."""
-    return {
-        modality: tails[modality](hidden[modality], activation.mask, activation.inputs, parts.modules.get(f"{modality}.ta"))
-        for modality, activation in activations.modalities.items()
-    }
+    """z_m (B_m, D_z) of every modality of the message, in the precision of what trains."""
+    pooled = {}
+    for modality, activation in activations.modalities.items():
+        mask = None if activation.mask is None else activation.mask.to(parts.device)
+        z = tails[modality](hidden[modality], mask, activation.inputs, parts.modules.get(f"{modality}.ta"))
+        pooled[modality] = z.to(next(iter(parts.tensors.values())).dtype)
+    return pooled
 
 
 def fuse(
     parts: Parts, modalities: Sequence[str], pooled: Mapping[str, Tensor], rows: Mapping[str, Tensor], entering: Tensor
 ) -> FusionOutput:
     """Fusion over what enters; the columns of `entering` (B, M of the message) are spread to all modalities of the run."""
-    whole = torch.zeros(len(entering), len(modalities), dtype=torch.bool, device=entering.device)
-    whole[:, [modalities.index(name) for name in rows]] = entering
-    output: FusionOutput = fusion_of(parts)(pooled, rows, whole)
+    whole = torch.zeros(len(entering), len(modalities), dtype=torch.bool)
+    whole[:, [modalities.index(name) for name in rows]] = entering.cpu()
+    device = parts.device
+    output: FusionOutput = fusion_of(parts)(pooled, {name: index.to(device) for name, index in rows.items()}, whole.to(device))
     return output
 
 
@@ -147,7 +151,7 @@ def fuse_members(
         return torch.zeros(0, fusion_of(parts).width)
     place = member.cumsum(0) - 1
     kept = {name: member[index] for name, index in rows.items()}
-    few = {name: pooled[name][keep] for name, keep in kept.items()}
+    few = {name: pooled[name][keep.to(pooled[name].device)] for name, keep in kept.items()}
     return fuse(parts, modalities, few, {name: place[rows[name][keep]] for name, keep in kept.items()}, entering[member]).fused
 
 

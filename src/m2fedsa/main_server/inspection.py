@@ -30,7 +30,7 @@ def inspect(blueprint: Blueprint, tails: Mapping[str, Tail], client: str, activa
     for column, (name, one) in enumerate(activations.modalities.items()):
         place = f"client {client}, modality {name}"
         _inspect_rows(place, one.rows, entering[:, column])
-        _inspect_hidden(place, one, blueprint, name)
+        _inspect_hidden(place, one, blueprint, name, tails[name].dtype)
         _inspect_inputs(place, one, tails[name].mask_argument)
 
 
@@ -57,9 +57,8 @@ def _inspect_rows(place: str, rows: Tensor, entering: Tensor) -> None:
         raise ProtocolError(f"{place}: sample {int(lacking[0])} enters fusion without having the modality.")
 
 
-def _inspect_hidden(place: str, one: Activation, blueprint: Blueprint, name: str) -> None:
+def _inspect_hidden(place: str, one: Activation, blueprint: Blueprint, name: str, dtype: torch.dtype) -> None:
     hidden, widths = one.hidden, blueprint.widths[name]
-    dtype = torch.get_default_dtype()
     right = hidden.dim() >= 2 and hidden.shape[0] == len(one.rows) and hidden.shape[widths.axis] == widths.head
     if not right or hidden.dtype != dtype:
         where = f"dimension {widths.axis}" if widths.axis != -1 else "its last dimension"

@@ -71,9 +71,15 @@ class MainServer:
     store: Store | None = None
     """where its checkpoint lies; None to keep none"""
 
-    def __init__(self, blueprint: Blueprint, tails: Mapping[str, Tail], average: Average = weighted_mean) -> None:
-        """`tails`: per modality."""
-        self.blueprint, self._tails = blueprint, tails
+    def __init__(
+        self,
+        blueprint: Blueprint,
+        tails: Mapping[str, Tail],
+        average: Average = weighted_mean,
+        device: torch.device = torch.device("cpu"),  # noqa: B008  (a value, never changed)
+    ) -> None:
+        """`tails`: per modality, on `device`, where everything is computed; tensors between rounds are kept in main memory."""
+        self.blueprint, self._tails, self._device = blueprint, tails, device
         config = blueprint.config
         self._averager = Averager(config.averaging.rules, blueprint.modalities, config.federation.server_momentum, average)
         self._in_force = State(0, initial_server_tensors(blueprint))
@@ -111,7 +117,7 @@ class MainServer:
     def _make(self, tensors: Mapping[str, Tensor]) -> Copies:
         parts = server_parts(self.blueprint)
         parts.load(tensors)
-        return Copies(self.blueprint, self._tails, parts)
+        return Copies(self.blueprint, self._tails, parts.to(self._device))
 
     def close(self, session: "ServerSession", client: str, in_order: bool) -> None:
         """A session ended; only one that ended in order can count. One that was opened anew since, or whose round is over, says nothing."""
@@ -128,7 +134,7 @@ class MainServer:
         copies = self._serving_copies(client, request.at)
         activations = request.activations
         inspect(self.blueprint, self._tails, client, activations)
-        hidden = {name: one.hidden for name, one in activations.modalities.items()}
+        hidden = {name: one.hidden.to(self._device) for name, one in activations.modalities.items()}
         with fitting(client):
             pooled = encode(self._tails, copies.parts, activations, hidden)
         rows = {name: one.rows for name, one in activations.modalities.items()}
@@ -177,7 +183,7 @@ class MainServer:
     def _average(self, acceptance: Acceptance) -> State:
         contributions = [
             Contribution(
-                client, {name: self._copies[client].parts.tensors[name].detach() for name in self._copies[client].trained}, samples
+                client, {name: self._copies[client].parts.tensors[name].detach().cpu() for name in self._copies[client].trained}, samples
             )
             for client, samples in sorted(acceptance.samples.items())
         ]
@@ -185,7 +191,7 @@ class MainServer:
             # In turn there is one copy and nothing to average over clients; the rule over modalities still holds.
             whole = dict.fromkeys(self._shared.parts.tensors, 1)
             contributions = [
-                Contribution("in turn", snapshot({name: self._shared.parts.tensors[name] for name in self._shared.trained}), whole)
+                Contribution("in turn", snapshot({name: self._shared.parts.tensors[name].cpu() for name in self._shared.trained}), whole)
             ]
         tensors, velocity = self._averager.apply(self._in_force.tensors, contributions, self._in_force.velocity)
         local = dict(self._in_force.local)

@@ -56,10 +56,12 @@ class Adapter(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D_in) -> (..., D_out), or the same on dimension `axis`; the bottleneck's output alone, without the residual."""
-        x = x if self.axis == -1 else x.movedim(self.axis, -1)
+        given = x.dtype
+        # What trains stays in its own precision, whatever that of the frozen encoder around it.
+        x = x.to(self.down.weight.dtype) if self.axis == -1 else x.to(self.down.weight.dtype).movedim(self.axis, -1)
         x = self.dropout(functional.gelu(self.down(x)))
         x = self.dropout(functional.gelu(self.update(x)))
-        x = self.up(x)
+        x = self.up(x).to(given)
         return x if self.axis == -1 else x.movedim(-1, self.axis)
 
 

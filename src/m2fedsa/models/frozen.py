@@ -1,7 +1,7 @@
 """A slice of an encoder: its own tensors for real, the others on meta, where they take no memory."""
 
 import copy
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Self
 
 import torch
@@ -29,6 +29,16 @@ class Frozen(nn.Module):
     def device(self) -> torch.device:
         """Where its tensors are."""
         return next((tensor.device for tensor in self.parameters() if not tensor.is_meta), torch.device("cpu"))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of its weights, and so of its activations; the default one where it has none."""
+        floats = (tensor.dtype for tensor in self.parameters() if not tensor.is_meta and tensor.is_floating_point())
+        return next(floats, torch.get_default_dtype())
+
+    def fed(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Encoder inputs where its tensors are, and of their type where they are no whole numbers."""
+        return {name: value.to(self.device, self.dtype if value.is_floating_point() else value.dtype) for name, value in inputs.items()}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         # A move to another device has nothing to move where a tensor is on meta.

@@ -54,8 +54,8 @@ def _config(name: str, rounds: int, seed: int, clients: int, data: dict[str, Any
         "fusion": {"width": 64, "feed_forward": 128},
         "optimizer": optimizer,
         "federation": federation,
-        # The networks are so small that a second thread costs more than it brings.
-        "compute": {"threads": 1},
+        # The networks are so small that a second thread costs more than it brings, and the words so short that they are not worth cutting.
+        "compute": {"threads": 1, "shorten": False},
         **tables,
     }
     return Config.from_mapping(values, f"recipe {name}")
