@@ -13,7 +13,7 @@ from torch import Tensor
 
 from m2fedsa.averaging import Average, weighted_mean
 from m2fedsa.blueprint import Blueprint, Widths
-from m2fedsa.checks import check_data, check_options, check_rules, option_named
+from m2fedsa.checks import check_data, check_options, check_paths, check_processors, check_rules, option_named
 from m2fedsa.client import Client, Shared
 from m2fedsa.client.kept import Memory, Place
 from m2fedsa.client.shelf import Shelf
@@ -131,9 +131,12 @@ def _data_of(config: Config) -> FederatedData:
         raise ConfigError(
             'data.source = "object", but no data set was passed: call m2fedsa.run(config, data=...), or name an embedded one.'
         )
+    check_paths(config)
     check_options(config.data)
+    check_processors(config)
+    processors = {name: one.processor or one.encoder for name, one in config.modalities.items()}
     try:
-        return load_data(config.data, config.seed)
+        return load_data(config.data, config.seed, processors)
     except ConfigError as error:
         raise ConfigError(option_named(str(error), config.data)) from error
 

@@ -9,7 +9,7 @@ from m2fedsa.blueprint import FUSED, FUSION, Blueprint, client_parts, server_par
 from m2fedsa.complaints import shown
 from m2fedsa.config import DEFAULT_RULES, Config, Data
 from m2fedsa.data.samples import SPLITS, UNLABELLED, ClientData, FederatedData, Samples
-from m2fedsa.data.sources import COMMON, SOURCES
+from m2fedsa.data.sources import COMMON, PASSED, PATHS, SOURCES
 from m2fedsa.errors import ConfigError, DataError
 
 CLIENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -20,7 +20,7 @@ def check_options(settings: Data) -> None:
     if settings.source not in SOURCES:
         return
     for name, parameter in inspect.signature(SOURCES[settings.source]).parameters.items():
-        if name in (*COMMON, "seed"):
+        if name in (*COMMON, *PASSED):
             continue
         if name not in settings.options:
             if parameter.default is parameter.empty:
@@ -41,7 +41,33 @@ def option_named(message: str, settings: Data) -> str:
     name = message.partition(" ")[0]
     if name in COMMON:
         return f"data.{message}"
-    return f"data.options.{message}" if name in settings.options else message if name.startswith("data.") else f"data: {message}"
+    if name.startswith(("data.", "modalities.")):
+        return message
+    return f"data.options.{message}" if name in settings.options else f"data: {message}"
+
+
+def check_paths(config: Config) -> None:
+    """`ConfigError` with all paths that only the user can give and has not given, and where to get what lies there."""
+    values: dict[str, object] = {f"data.options.{name}": value for name, value in config.data.options.items()}
+    values |= {f"modalities.{name}.encoder": one.encoder for name, one in config.modalities.items()}
+    missing = {key: what for key, what in PATHS.get(config.data.source, {}).items() if values.get(key, "") == ""}
+    if missing:
+        width = max(map(len, missing))
+        told = "\n       ".join(f"--set {f'{key}=...':<{width + 4}}  {what}" for key, what in missing.items())
+        raise ConfigError(f"data.source = {config.data.source!r} needs files of yours; give where they lie:\n       {told}")
+
+
+def check_processors(config: Config) -> None:
+    """`ConfigError` for a processor that the source would not look at."""
+    known = SOURCES.get(config.data.source)
+    if known is not None and "processors" in inspect.signature(known).parameters:
+        return
+    for name, one in config.modalities.items():
+        if one.processor is not None:
+            raise ConfigError(
+                f"modalities.{name}.processor = {shown(one.processor)}, but the source {config.data.source} prepares its inputs itself. "
+                "Leave it out."
+            )
 
 
 def check_data(config: Config, data: FederatedData) -> None:

@@ -63,7 +63,9 @@ class Modality(Section):
     """One modality: its encoder and where it is cut."""
 
     encoder: str
-    """`embedded:NAME`, a folder, a hub name, or `object` for a model that is passed to `run`."""
+    """`embedded:NAME`, `random:NAME`, a folder, a hub name, or `object` for a model that is passed to `run`."""
+    processor: str | None = None
+    """Folder or hub name of its tokenizer, image processor or feature extractor, where that does not lie with the encoder."""
     block: Annotated[int, Field(ge=0)] = 1
     """The head keeps the embeddings and this many blocks."""
     blocks: Annotated[tuple[str, ...], _FROM_TOML] | None = None

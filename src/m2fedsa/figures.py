@@ -98,7 +98,8 @@ def facts_of(parties: Parties) -> Facts:
             "test": info.test,
             "classes": _per_class(train, len(parties.data.classes)),
         }
-    return cast(Facts, {"modalities": list(parties.data.modalities), "classes": list(parties.data.classes), "clients": clients})
+    facts = {"modalities": list(parties.data.modalities), "classes": list(parties.data.classes), "clients": clients}
+    return cast(Facts, {**facts, "notes": list(parties.data.notes)} if parties.data.notes else facts)
 
 
 def _per_class(samples: Samples | None, classes: int) -> list[int]:

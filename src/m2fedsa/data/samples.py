@@ -59,6 +59,8 @@ class FederatedData:
     classes: tuple[str, ...]
     modalities: tuple[str, ...]
     clients: Mapping[str, ClientData]
+    notes: tuple[str, ...] = ()
+    """what people should know of how the samples are read, e.g. how many texts lose their end"""
 
 
 @dataclass(frozen=True)

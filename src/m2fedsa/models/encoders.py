@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from m2fedsa.errors import WeightsError
+from m2fedsa.models.shapes import RANDOM, drawn
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -24,14 +25,17 @@ _PRETRAINING_ONLY = ("mask_token", "masked_spec_embed")
 def load(source: "str | PreTrainedModel", revision: str | None = None) -> "PreTrainedModel":
     """An encoder in float32, in evaluation mode, without gradients.
 
-    source: "embedded:digits-image" for one that ships with the package, a folder that `save_pretrained` wrote, a name on the hub (of
-    which `revision` picks a commit, tag or branch), or a model, which is frozen and returned.
+    source: "embedded:digits-image" for one that ships with the package, "random:swin-tiny" for one with random weights, a folder that
+    `save_pretrained` wrote, a name on the hub (of which `revision` picks a commit, tag or branch), or a model, which is frozen and
+    returned.
 
     A pooler that the checkpoint lacks is left out rather than drawn at random. Heads of other tasks in the checkpoint are ignored.
     Raises `WeightsError` if a folder or file is missing or broken, or if the weights do not fit their configuration.
     """
     if not isinstance(source, str):
         return _freeze(source)
+    if source.startswith(RANDOM):
+        return _freeze(drawn(source.removeprefix(RANDOM)))
     folder = _folder(source)
     if folder is not None and not (folder / "config.json").is_file():
         raise WeightsError(f"{source}: {folder} has no config.json; an encoder is a folder as `save_pretrained` writes it")

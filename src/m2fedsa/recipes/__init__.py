@@ -6,10 +6,20 @@ from collections.abc import Callable
 from m2fedsa.config import Config
 from m2fedsa.errors import ConfigError
 from m2fedsa.recipes.digits import digits, few_labels, match
+from m2fedsa.recipes.paper_shapes import paper_shapes
+from m2fedsa.recipes.products import products
+from m2fedsa.recipes.spoken_digits import spoken_digits
 
-RECIPES: dict[str, Callable[..., Config]] = {"digits": digits, "match": match, "few_labels": few_labels}
+RECIPES: dict[str, Callable[..., Config]] = {
+    "digits": digits,
+    "match": match,
+    "few_labels": few_labels,
+    "products": products,
+    "spoken_digits": spoken_digits,
+    "paper_shapes": paper_shapes,
+}
 
-__all__ = ["RECIPES", "digits", "few_labels", "match", "named", "summaries"]
+__all__ = ["RECIPES", "digits", "few_labels", "match", "named", "paper_shapes", "products", "spoken_digits", "summaries"]
 
 
 def summaries() -> dict[str, str]:

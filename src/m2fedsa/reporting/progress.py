@@ -79,6 +79,8 @@ class Lines:
     def started(self, facts: Facts, after: int = 0) -> None:
         """See `Progress`."""
         self.say([Part(self._label("clients")), Part(f"  {holdings(facts)}"), Part(f" · {samples(facts)}", 1)])
+        for note in facts.get("notes", []):
+            self.say([Part(self._label("note")), Part(f"  {note}", style="yellow")])
         if after:
             self.say([Part(self._label("resumed")), Part(f"  after round {after} of {self.total}")])
 

@@ -56,6 +56,8 @@ class Facts(TypedDict):
     modalities: list[str]
     classes: list[str]
     clients: dict[str, ClientFacts]
+    notes: NotRequired[list[str]]
+    """what people should know of how the samples are read, e.g. how many texts lose their end"""
 
 
 class WarmStartRecord(TypedDict):
