@@ -32,6 +32,7 @@ from m2fedsa.models.encoders import load
 from m2fedsa.models.padding import takes_no_notice
 from m2fedsa.models.plan import model_type
 from m2fedsa.models.precision import device_of, fed, prepared
+from m2fedsa.models.recomputing import recompute
 from m2fedsa.storage import Store
 
 if TYPE_CHECKING:
@@ -171,9 +172,11 @@ def _cut(
         _try(model, example)
         _check_readable(settings, example, architecture(model_type(model)).mask)
         pooling: Pooling | None = None if settings.pooling == "default" else settings.pooling
-        planned = plan(model, example, settings.block, settings.blocks)
+        planned = plan(model, example, settings.block, settings.blocks, settings.keep)
         head, tail = cut(model, planned, pooling)
         verify(model, head, tail, example, pooling)
+        if compute.checkpoint_tails:
+            recompute(tail, settings.blocks)
         return head, tail, Measured(model, head, tail, {argument: value[:1] for argument, value in example.items()})
     except CutError as error:
         raise CutError(_placed(name, error)) from error

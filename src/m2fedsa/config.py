@@ -69,7 +69,9 @@ class Modality(Section):
     block: Annotated[int, Field(ge=0)] = 1
     """The head keeps the embeddings and this many blocks."""
     blocks: Annotated[tuple[str, ...], _FROM_TOML] | None = None
-    """Names of the encoder's blocks in the order in which they run, where they are not known."""
+    """Names of the encoder's blocks in the order in which they run, where they are not known; `encoder.layer.*` for all of a list."""
+    keep: Annotated[tuple[str, ...], _FROM_TOML] = ()
+    """Names of modules that finish before the cut but feed every block, where they are not known: the main server holds them too."""
     readable_text: bool = False
     """Allow `block = 0` for text: it leaves the client as embeddings of its words, from which it can simply be read."""
     pooling: Literal["default", "pooler", "mean", "cls", "last"] = "default"

@@ -1,63 +1,46 @@
 """All that cutting must know about model families; the rest is traced from the model itself (`plan.py`).
 
 A new family needs a line here only if its blocks lie where no glob looks, if a module that finishes early feeds every block, or if its
-default pooling is not the mean.
+default pooling is not the mean. Until it has one, the settings `blocks`, `keep` and `pooling` say the same (docs/encoders.md).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from typing import Literal, NamedTuple
+from typing import Literal
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from m2fedsa.errors import CutError
+from m2fedsa.models.sites import Site
 
 Pooling = Literal["pooler", "mean", "cls", "last"]
 
 BLOCK_GLOBS = (
-    "encoder.layers.*.blocks.*",  # Swin, SwinV2
-    "encoder.stages.*.layers.*",  # ConvNeXt, ResNet
-    "encoder.layer.*",  # BERT, RoBERTa, DeBERTa, MPNet, DINOv2, VideoMAE, TimeSformer, BEiT
+    "encoder.layers.*.blocks.*",  # Swin, SwinV2, PVTv2
+    "encoder.stages.*.layers.*",  # ConvNeXt, ResNet, RegNet, Hiera, FocalNet, LeViT
+    "encoder.stages.*.stage.*",  # TextNet
+    "encoder.network.*.blocks.*",  # SwiftFormer
+    "encoder.layer.*",  # BERT, RoBERTa, DeBERTa, MPNet, DINOv2, VideoMAE, TimeSformer
     "encoder.layers.*",  # CLIP, SigLIP, Wav2Vec2, HuBERT, WavLM
+    "encoder.encoder.layer.*",  # SEW-D
+    "encoder.block.*.*",  # PoolFormer, PVT
     "encoder.block.*",  # T5
-    "transformer.layer.*",  # DistilBERT
-    "layers.*",  # ViT, DeiT, AST, ViViT, Whisper's encoder, ModernBERT, Qwen2, Llama
-    "layer.*",  # MobileNet
-    "h.*",  # GPT-2
-    "stages.*.layers.*",
     "encoder.blocks.*.*",
-    "encoder.blocks.*",
-    "blocks.*",
-    "model.layer.*",
+    "encoder.blocks.*",  # EfficientNet
+    "transformer.layer.*",  # DistilBERT
+    "layers.*",  # ViT, DeiT, BEiT, AST, ViViT, Whisper's encoder, ModernBERT, Qwen2, Llama
+    "layer.*",  # MobileNet, XLNet
+    "h.*",  # GPT-2, Bloom, Falcon
+    "stages.*.layers.*",
+    "stages.*.blocks.*",  # SegFormer
+    "blocks.*",  # MPT, xLSTM, RWKV
+    "model.layer.*",  # DINOv3
     "model.stages.*.layers.*",
+    "decoder.layers.*",  # OPT
+    "vision_model.encoder.layers.*",  # OWL-ViT, GIT
 )
 """Where blocks live; the first glob with a match wins. A star stands for one number."""
-
-
-class Site(NamedTuple):
-    """The feed-forward part of a block: TA receives what `first` receives and is added to what `last` gives.
-
-    Names are relative to the block, "" is the block. `axis` is the dimension of the channels.
-    """
-
-    first: str
-    last: str
-    axis: int = -1
-
-
-SITES = (
-    Site("intermediate", "output.dense"),  # BERT, SwinV2, VideoMAE, TimeSformer: `output` itself would add the residual
-    Site("mlp", "mlp"),  # ViT, AST, Swin, CLIP, GPT-2, Llama
-    Site("feed_forward", "feed_forward"),  # Wav2Vec2, HuBERT, WavLM
-    Site("ffn", "ffn"),  # DistilBERT
-    Site("fc1", "fc2"),  # Whisper
-    Site("pwconv1", "pwconv2"),  # ConvNeXt, which moves the channels last before it
-    Site("expand_1x1", "reduce_1x1", 1),  # MobileNetV2
-    Site("layer.1.DenseReluDense", "layer.1.DenseReluDense"),  # T5's encoder
-    Site("layer", "layer", 1),  # ResNet: the whole residual branch
-)
-"""Feed-forward parts; the first of which a block has both names wins."""
 
 
 @dataclass(frozen=True)
@@ -72,37 +55,59 @@ class Architecture:
     """The feed-forward part, where `SITES` would not find it."""
     mask: str = "attention_mask"
     """The argument whose values travel to the tail."""
+    rows: int = 0
+    """The dimension of what passes between blocks that counts samples."""
+    positions: bool = False
+    """Tokens know their place by counting from the first, padding or not, unless `position_ids` say otherwise."""
 
 
 # Text pools by the mean: the poolers of published checkpoints were trained for another task, or not at all (RoBERTa has none).
 _POOLER = Architecture("pooler")
 _CLS = Architecture("cls")
 _LAST = Architecture("last")
+_COUNTED = Architecture("last", positions=True)
+# The position bias is made by block 0 and handed on: the tail runs that block's attention again, on NaN, for the table within it.
+_T5 = Architecture(
+    keep=(
+        "encoder.block.0.layer.0.SelfAttention.relative_attention_bias",
+        "encoder.block.0.layer.0.LocalSelfAttention.relative_attention_bias",
+    )
+)
+_DECODERS = (
+    "afmoe", "apertus", "arcee", "biogpt", "bitnet", "bloom", "codegen", "cohere", "cohere2", "cwm", "deepseek_v3", "diffllama",
+    "doge", "ernie4_5", "exaone4", "falcon", "falcon_mamba", "gemma", "gemma2", "gemma3_text", "glm", "glm4", "gpt_neox", "gpt_oss",
+    "gptj", "granite", "granitemoe", "helium", "hunyuan_v1_dense", "jamba", "jetmoe", "lfm2", "llama", "mamba", "mamba2", "minimax",
+    "ministral", "ministral3", "mistral", "mixtral", "modernbert-decoder", "mpt", "nanochat", "nemotron", "olmo", "olmo2", "olmo3",
+    "olmoe", "opt", "persimmon", "phi", "phi3", "phimoe", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "qwen3_next", "recurrent_gemma",
+    "rwkv", "seed_oss", "smollm3", "stablelm", "starcoder2", "vaultgemma", "xglm", "xlstm",
+)  # fmt: skip
+_WITH_POOLER = (
+    "altclip_vision_model", "audio-spectrogram-transformer", "bit", "blip_vision_model", "chinese_clip_vision_model",
+    "clip_vision_model", "convnext", "convnextv2", "dinov3_convnext", "donut-swin", "efficientnet", "focalnet", "hiera", "levit",
+    "metaclip_2_vision_model", "mlcd_vision_model", "mobilenet_v2", "mobilevit", "mobilevitv2", "owlvit_vision_model", "regnet",
+    "resnet", "siglip_text_model", "siglip_vision_model", "swin", "swinv2", "textnet",
+)  # fmt: skip
+_WITH_CLS = (
+    "data2vec-vision", "deit", "dinov2", "dinov2_with_registers", "dinov3_vit", "git_vision_model", "internvl_vision", "sapiens2",
+    "timesformer", "vit", "vit_msn", "vivit",
+)  # fmt: skip
 ARCHITECTURES = {
+    **dict.fromkeys(_DECODERS, _LAST),
+    **dict.fromkeys(_WITH_POOLER, _POOLER),
+    **dict.fromkeys(_WITH_CLS, _CLS),
+    **dict.fromkeys(("gpt2", "gpt_neo", "gpt_bigcode", "openai-gpt", "ctrl"), _COUNTED),
+    **dict.fromkeys(("t5", "mt5", "longt5", "switch_transformers"), _T5),
+    # The pooler looks for the end of the text by its id, which the tail is not told.
+    "clip_text_model": _LAST,
+    "beit": Architecture("cls", keep=("shared_position_bias",)),
     "deberta": Architecture(keep=("encoder.LayerNorm",)),
     "deberta-v2": Architecture(keep=("encoder.LayerNorm",)),
+    "sew-d": Architecture(keep=("encoder.encoder.LayerNorm",)),
     "mpnet": Architecture(keep=("encoder.relative_attention_bias",)),
-    # The position bias is an output of block 0, which the tail therefore runs again, on NaN.
-    "wavlm": Architecture(keep=("encoder.layers.0",)),
-    "t5": Architecture(keep=("encoder.block.0",)),
-    "beit": Architecture("cls", keep=("shared_position_bias",)),
-    "gpt2": _LAST,
-    "qwen2": _LAST,
-    "llama": _LAST,
-    "vit": _CLS,
-    "deit": _CLS,
-    "dinov2": _CLS,
-    "vivit": _CLS,
-    "timesformer": _CLS,
-    "clip_vision_model": _POOLER,
-    "siglip_vision_model": _POOLER,
-    "swin": _POOLER,
-    "swinv2": _POOLER,
-    "convnext": _POOLER,
-    "resnet": _POOLER,
-    "mobilenet_v2": _POOLER,
+    "roformer": Architecture(keep=("encoder.embed_positions",)),
+    "wavlm": Architecture(keep=("encoder.layers.0.attention.rel_attn_embed",)),
+    "xlnet": Architecture("last", rows=1),
     "mobilenet_v1": Architecture("pooler", site=Site("", "", 1)),
-    "audio-spectrogram-transformer": _POOLER,
 }
 
 
@@ -114,40 +119,65 @@ def architecture(model_type: str) -> Architecture:
 def block_names(model: nn.Module, blocks: Sequence[str] | None = None) -> tuple[str, ...]:
     """The names of the blocks of `model` in the order in which they run.
 
-    `blocks` names them where no glob finds them. Raises `CutError` if one is not a module, or if none is known.
+    `blocks` names them where no glob finds them; a name with stars, each for one number, stands for all modules that it fits. Raises
+    `CutError` if one is not a module, or if none is known.
     """
     names = [name for name, _ in model.named_modules()]
     if blocks is not None:
-        missing = [block for block in blocks if block not in names]
+        found = [([name for name in names if _matches(name, block)] if "*" in block else [block]) for block in blocks]
+        missing = [block for block, its in zip(blocks, found, strict=True) if not its or its[0] not in names]
         if missing or not blocks:
             raise CutError(f"`blocks` names {missing or 'nothing'}, but {type(model).__name__} has no such module. {_lists(model)}")
-        return tuple(blocks)
+        return tuple(name for its in found for name in its)
     for glob in BLOCK_GLOBS:
-        found = tuple(name for name in names if _matches(name, glob))
-        if found:
-            return found
+        matching = tuple(name for name in names if _matches(name, glob))
+        if matching:
+            return matching
     raise CutError(
         f"no list of blocks is known for {type(model).__name__}. Tried: {', '.join(BLOCK_GLOBS)}. {_lists(model)} "
-        'Name them in the order in which they run, e.g. `blocks=["encoder.layer.0", "encoder.layer.1"]`.'
+        f"Name the blocks in the order in which they run, a star for each number, e.g. `blocks=[{_likely(model)}]`."
     )
 
 
+def kept_names(model: nn.Module, family: str, keep: Sequence[str] = ()) -> tuple[str, ...]:
+    """The modules that the tail holds for real though they finish before the cut: those of the family, and `keep`.
+
+    Raises `CutError` if one of `keep` is not a module of `model`.
+    """
+    names = {name for name, _ in model.named_modules()}
+    missing = [name for name in keep if name not in names or not name]
+    if missing:
+        near = [name for name in names if name.rpartition(".")[2] in {one.rpartition(".")[2] for one in missing}]
+        advice = f"There are {', '.join(sorted(near)[:4])}." if near else f"Its parts: {', '.join(n for n, _ in model.named_children())}."
+        raise CutError(f"`keep` names {missing}, but {type(model).__name__} has no such module. {advice}")
+    # A family's own may be missing from one of its models: without shared position biases there is no module of them.
+    return tuple(dict.fromkeys([*(name for name in architecture(family).keep if name in names), *keep]))
+
+
+def positioned(family: str, inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The inputs with the places (B, T) of unpadded tokens, where a family would count padding on the left as well."""
+    mask = inputs.get("attention_mask")
+    if mask is None or not architecture(family).positions or "position_ids" in inputs or bool(mask[:, 0].all()):
+        return inputs
+    return {**inputs, "position_ids": (mask.to(torch.int64).cumsum(1) - 1).clamp(min=0)}
+
+
 def _matches(name: str, glob: str) -> bool:
-    # fnmatch lets a star run over dots
-    return name.count(".") == glob.count(".") and name.rpartition(".")[2].isdigit() and fnmatchcase(name, glob)
+    parts, stars = name.split("."), glob.split(".")
+    pairs = zip(parts, stars, strict=False)
+    return len(parts) == len(stars) and all(part.isdigit() if star == "*" else part == star for part, star in pairs)
 
 
 def _lists(model: nn.Module) -> str:
-    lists = [f"{name} ({len(module)})" for name, module in model.named_modules() if isinstance(module, nn.ModuleList)]
+    lists = [f"{name} ({length})" for name, length in _found(model)]
     return f"Its module lists: {', '.join(lists) or 'none'}."
 
 
-def feed_forward_site(model: nn.Module, block: str, model_type: str) -> Site | None:
-    """The feed-forward part of the module called `block`, with names from the model's root; None if none is known."""
-    parts = {name for name, _ in model.get_submodule(block).named_modules()}
-    special = architecture(model_type).site
-    for site in (special,) if special else SITES:
-        if site.first in parts and site.last in parts:
-            first, last = (f"{block}.{part}".rstrip(".") for part in (site.first, site.last))
-            return Site(first, last, site.axis)
-    return None
+def _likely(model: nn.Module) -> str:
+    """An example for `blocks`, from the longest list that there is."""
+    longest = max(_found(model), key=lambda found: found[1], default=None)
+    return f'"{longest[0]}.*"' if longest else '"encoder.layer.0", "encoder.layer.1"'
+
+
+def _found(model: nn.Module) -> list[tuple[str, int]]:
+    return [(name, len(module)) for name, module in model.named_modules() if isinstance(module, nn.ModuleList)]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from m2fedsa.errors import CutError
 from m2fedsa.messages import InputSpec
-from m2fedsa.models.architectures import Pooling, architecture
+from m2fedsa.models.architectures import Pooling, architecture, positioned
 from m2fedsa.models.head import Head
 from m2fedsa.models.layout import pack, unpack
 from m2fedsa.models.plan import Plan, model_type, plan, specify
@@ -30,30 +30,43 @@ def cut(model: nn.Module, plan: Plan, pooling: Pooling | None = None) -> tuple[H
 
 def whole(model: nn.Module, inputs: Mapping[str, Tensor], pooling: Pooling | None = None) -> Tensor:
     """z (B, D_z) of the model in one piece, without adapters: what head and tail together must equal."""
-    known = architecture(model_type(model))
-    return pool(model, model(**inputs), pooling or known.pooling, inputs.get(known.mask))
+    family = model_type(model)
+    known = architecture(family)
+    return pool(model, model(**positioned(family, inputs)), pooling or known.pooling, inputs.get(known.mask))
 
 
 @torch.no_grad()
 def verify(model: nn.Module, head: Head, tail: Tail, example: Mapping[str, Tensor], pooling: Pooling | None = None) -> None:
-    """Raise `CutError` unless head and tail together are `model` to the bit: its last hidden state, its pooler's output, z.
+    """Raise `CutError` unless head and tail together are `model` to the bit: its last hidden state, and z.
 
     Integers cannot be poisoned as NaN poisons what leaks through the cut, so every cut is verified before it is used. The activation is
     packed as on a wire.
     """
-    mask = example.get(architecture(tail.plan.model_type).mask)
-    hidden = unpack(*pack(head(example)))
-    ours, theirs = tail.run(hidden, mask, specify(example)), model(**example)
+    family, name = tail.plan.model_type, type(model).__name__
+    mask = example.get(architecture(family).mask)
+    ours = tail.run(unpack(*pack(head(example))), mask, specify(example))
+    one = model(**positioned(family, example))
     pooling = pooling or tail.pooling
     pairs = {
-        "last_hidden_state": (ours.last_hidden_state, theirs.last_hidden_state),
-        "pooler_output": (getattr(ours, "pooler_output", None), getattr(theirs, "pooler_output", None)),
-        f"pooling {pooling!r}": (pool(tail.encoder, ours, pooling, mask), pool(model, theirs, pooling, mask)),
+        "last_hidden_state": (ours.last_hidden_state, one.last_hidden_state),
+        f"pooling {pooling!r}": (pool(tail.encoder, ours, pooling, mask), pool(model, one, pooling, mask)),
     }
-    for name, (split, one) in pairs.items():
-        if one is None or torch.equal(split, one):
-            continue
-        leak = bool(split.isnan().any()) and not bool(one.isnan().any())
-        why = "NaN: a module before the cut feeds what comes after it; name it in `keep` in models/architectures.py"
-        why = why if leak else f"they differ by up to {(split - one).abs().max():.1e}"
-        raise CutError(f"{type(model).__name__}, cut after block {tail.plan.block}, is not the whole model in its {name} ({why})")
+    for what, (split, whole) in pairs.items():
+        if not torch.equal(split, whole):
+            again = model(**positioned(family, example))
+            if not torch.equal(one.last_hidden_state, again.last_hidden_state):
+                raise CutError(
+                    f"{name} answers the same inputs differently each time, so no cut of it can be verified. Choose another encoder."
+                )
+            why = _why(tail, split, whole)
+            raise CutError(f"{name}, cut after block {tail.plan.block}, is not the whole model in its {what} ({why})")
+
+
+def _why(tail: Tail, split: Tensor, whole: Tensor) -> str:
+    if not bool(split.isnan().any()) or bool(whole.isnan().any()):
+        gap = (split - whole).abs().max()
+        return f"they differ by up to {gap:.1e}: an input that stays with the client decides on what comes after the cut"
+    return (
+        "NaN: a module before the cut feeds what comes after it. Name it in the setting `keep`; it is, or is in, one of "
+        f"{', '.join(tail.plan.shadow) or 'the inputs, which nothing can keep'}"
+    )

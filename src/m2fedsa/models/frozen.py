@@ -62,4 +62,8 @@ def _slice(model: nn.Module, owned: Collection[str]) -> nn.Module:
     # What `state_dict` leaves out (position ids, window indices) is small and made by the constructor.
     for buffer in model.buffers():
         memo.setdefault(id(buffer), buffer.detach())
-    return copy.deepcopy(model, memo)
+    made = copy.deepcopy(model, memo)
+    # A cache of keys and values serves generation alone, and would be handed to modules that are elsewhere.
+    if getattr(getattr(made, "config", None), "use_cache", False):
+        made.config.use_cache = False  # type: ignore[union-attr]
+    return made

@@ -4,15 +4,15 @@ B batch, T tokens, D_h width at the end of the head; maps (B, D_h, H, W) from co
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from m2fedsa.errors import CutError
-from m2fedsa.models.architectures import architecture
+from m2fedsa.models.architectures import architecture, positioned
 from m2fedsa.models.frozen import Frozen
 from m2fedsa.models.plan import Plan
+from m2fedsa.models.received import given, received
 
 
 class _Reached(BaseException):
@@ -39,37 +39,33 @@ class Head(Frozen):
         self.mask_argument = mask if mask in plan.inputs else None
         module = self.encoder.get_submodule(plan.cut)
         if plan.after:
-            module.register_forward_hook(lambda _module, _args, output: _stop(_first(output)))
+            module.register_forward_hook(lambda _module, _args, output: self._stop(given(output)))
         else:
-            module.register_forward_pre_hook(lambda _module, args, kwargs: _stop(received(args, kwargs)), with_kwargs=True)
+            module.register_forward_pre_hook(lambda _module, args, kwargs: self._stop(received(args, kwargs)), with_kwargs=True)
+        rows = {shape[0] for shape, _ in plan.inputs.values()}
         hidden = self({name: torch.zeros(shape, dtype=dtype, device=self.device) for name, (shape, dtype) in plan.inputs.items()})
         self.axis = 1 if hidden.dim() == 4 else -1
         self.width = hidden.shape[self.axis]
+        if len(rows) == 1 and hidden.shape[0] not in rows:
+            raise CutError(
+                f"what passes into `{plan.cut}` of {type(model).__name__} has the shape {tuple(hidden.shape)} for {rows.pop()} sample, but "
+                "its first dimension must count samples. Name other blocks, with blocks = [...]."
+            )
 
     @torch.no_grad()
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """h (B, T, D_h), before MA, from the encoder's keyword arguments. Raises `CutError` if the forward never reaches the cut."""
         try:
-            self.encoder(**inputs)
+            self.encoder(**positioned(self.plan.model_type, inputs))
         except _Reached as reached:
             return reached.hidden
         name = type(self.encoder).__name__
         raise CutError(f"the forward of {name} ended without reaching `{self.plan.cut}`: is the plan that of another model?")
 
-
-def _stop(hidden: Tensor) -> None:
-    raise _Reached(hidden)
-
-
-def _first(output: Any) -> Any:
-    """The hidden state in what a block puts out: itself, or the first of a tuple or mapping."""
-    if isinstance(output, Tensor):
-        return output
-    return output[0] if isinstance(output, tuple) else next(iter(output.values()))
-
-
-def received(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The hidden state in what a block receives."""
-    if not args and "hidden_states" not in kwargs:
-        raise CutError(f"the block after the cut is given {sorted(kwargs)}, but a positional argument or `hidden_states` is needed")
-    return args[0] if args else kwargs["hidden_states"]
+    def _stop(self, hidden: object) -> None:
+        if not isinstance(hidden, Tensor) or not hidden.is_floating_point() or hidden.dim() < 2:
+            raise CutError(
+                f"what passes at `{self.plan.cut}` of {type(self.encoder).__name__} is {type(hidden).__name__}, but one hidden state must, "
+                "as the first argument of a block or as its `hidden_states`. Name other blocks, with blocks = [...]."
+            )
+        raise _Reached(hidden.transpose(0, architecture(self.plan.model_type).rows))

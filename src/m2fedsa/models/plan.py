@@ -15,7 +15,9 @@ from torch.utils.hooks import RemovableHandle
 
 from m2fedsa.errors import CutError
 from m2fedsa.messages import InputSpec
-from m2fedsa.models.architectures import Site, architecture, block_names, feed_forward_site
+from m2fedsa.models.architectures import architecture, block_names, kept_names
+from m2fedsa.models.received import given, received
+from m2fedsa.models.sites import Shape, Site, keeps_places, sites
 
 
 def specify(inputs: Mapping[str, Tensor]) -> dict[str, InputSpec]:
@@ -68,11 +70,14 @@ def model_type(model: nn.Module) -> str:
     return str(getattr(getattr(model, "config", None), "model_type", type(model).__name__))
 
 
-def plan(model: nn.Module, example: Mapping[str, Tensor], block: int, blocks: Sequence[str] | None = None) -> Plan:
+def plan(
+    model: nn.Module, example: Mapping[str, Tensor], block: int, blocks: Sequence[str] | None = None, keep: Sequence[str] = ()
+) -> Plan:
     """Plan the cut of `model` after its first `block` blocks (0 … n), by one forward of `example`.
 
-    `blocks` names the blocks where `architectures.BLOCK_GLOBS` does not find them. Raises `CutError` if `block` is out of range, if no
-    blocks are known, if the model is a full encoder-decoder, or if its forward never reaches the cut.
+    `blocks` names the blocks where `architectures.BLOCK_GLOBS` does not find them, `keep` the modules beyond those of the family that
+    finish before the cut but feed every block. Raises `CutError` if `block` is out of range, if no blocks are known, if a name is that
+    of no module, if the model is a full encoder-decoder, or if its forward never reaches the cut.
     """
     family = model_type(model)
     if getattr(getattr(model, "config", None), "is_encoder_decoder", False) and getattr(model, "decoder", None) is not None:
@@ -86,12 +91,14 @@ def plan(model: nn.Module, example: Mapping[str, Tensor], block: int, blocks: Se
         )
     after = block == n
     cut = names[-1] if after else names[block]
-    trace = _watch(model, example, cut, after)
-    keep = architecture(family).keep
-    sides = {name: trace.side(name, keep) for name in model.state_dict()}
+    held = kept_names(model, family, keep)
+    trace = _watch(model, example, cut, names[-1], after)
+    trace.open(model, held)
+    shadow = trace.shadow(model)
+    sides = {name: trace.side(name, shadow) for name in model.state_dict()}
     owned = {side: tuple(name for name, its in sides.items() if its == side) for side in ("head", "tail", "both")}
-    site = None if after else feed_forward_site(model, names[-1], family)
-    shadow = trace.shadow(model, keep)
+    places = () if after else sites(model, names[-1], architecture(family).site)
+    site = next((place for place in places if keeps_places(place, trace.shapes)), None)
     return Plan(family, block, n, cut, after, **owned, shadow=shadow, site=site, inputs=_one_row(specify(example)))
 
 
@@ -102,27 +109,43 @@ class _Trace:
     before: set[str] = field(default_factory=set)
     done: set[str] = field(default_factory=set)
     later: set[str] = field(default_factory=set)
+    opened: set[str] = field(default_factory=set)
+    """what the tail runs for real though it finishes before the cut: the kept modules, what is in them, what they are in"""
+    shapes: dict[str, Shape] = field(default_factory=dict)
+    """of the last block and what is in it"""
     past: bool = False
 
-    def side(self, tensor: str, keep: Sequence[str]) -> Literal["head", "tail", "both"]:
-        """Who owns a tensor: by the nearest called module around it."""
-        if any(tensor.startswith(f"{module}.") for module in keep):
-            return "both"
-        owner = tensor.rpartition(".")[0]
-        while owner and owner not in self.before and owner not in self.later:
-            owner = owner.rpartition(".")[0]
-        if owner in self.done and owner not in self.later:
-            return "head"
+    def open(self, model: nn.Module, keep: Sequence[str]) -> None:
+        """Take note of the modules that the tail holds for real."""
+        early = [kept for kept in keep if self._only_before(self._called(kept))]
+        for name, _ in model.named_modules():
+            if any(f"{name}.".startswith(f"{kept}.") or f"{kept}.".startswith(f"{name}.") for kept in early):
+                self.opened.add(name)
+
+    def side(self, tensor: str, shadow: Sequence[str]) -> Literal["head", "tail", "both"]:
+        """Who owns a tensor: by the nearest called module around it. What the tail runs for real it must hold as well."""
+        owner = self._called(tensor.rpartition(".")[0])
+        if self._only_before(owner):
+            return "head" if any(f"{owner}.".startswith(f"{name}.") for name in shadow) else "both"
         return "tail" if owner in self.later and owner not in self.before else "both"
 
-    def shadow(self, model: nn.Module, keep: Sequence[str]) -> tuple[str, ...]:
+    def _called(self, module: str) -> str:
+        """The nearest called module around this one, or itself."""
+        while module and module not in self.before and module not in self.later:
+            module = module.rpartition(".")[0]
+        return module
+
+    def _only_before(self, module: str) -> bool:
+        return module in self.done and module not in self.later
+
+    def shadow(self, model: nn.Module) -> tuple[str, ...]:
         """The topmost modules with parameters that finished before the cut and are not called after it."""
-        finished = self.done - self.later - set(keep)
-        topmost = {name for name in finished if not any(name.startswith(f"{other}.") for other in self.done)}
+        finished = self.done - self.later - self.opened
+        topmost = {name for name in finished if not any(name.startswith(f"{other}.") for other in finished)}
         return tuple(sorted(name for name in topmost if next(model.get_submodule(name).parameters(), None) is not None))
 
 
-def _watch(model: nn.Module, example: Mapping[str, Tensor], cut: str, after: bool) -> _Trace:
+def _watch(model: nn.Module, example: Mapping[str, Tensor], cut: str, last: str, after: bool) -> _Trace:
     trace = _Trace()
     handles: list[RemovableHandle] = []
     for name, module in model.named_modules():
@@ -131,12 +154,14 @@ def _watch(model: nn.Module, example: Mapping[str, Tensor], cut: str, after: boo
             trace.past = trace.past or (name == cut and not after)
             (trace.later if trace.past else trace.before).add(name)
 
-        def leave(_module: nn.Module, _args: object, _output: object, name: str = name) -> None:
+        def leave(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any, name: str = name) -> None:
             if not trace.past:
                 trace.done.add(name)
             trace.past = trace.past or (name == cut and after)
+            if f"{name}.".startswith(f"{last}."):
+                trace.shapes[name] = (_shape(received(args, kwargs)), _shape(given(output)))
 
-        handles += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
+        handles += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave, with_kwargs=True)]
     try:
         with torch.no_grad():
             model(**example)
@@ -148,6 +173,10 @@ def _watch(model: nn.Module, example: Mapping[str, Tensor], cut: str, after: boo
             f"the forward of {type(model).__name__} never reaches {cut}. Name the blocks that run, in their order, with blocks = [...]."
         )
     return trace
+
+
+def _shape(value: Any) -> tuple[int, ...] | None:
+    return tuple(value.shape) if isinstance(value, Tensor) else None
 
 
 def _one_row(inputs: Mapping[str, InputSpec]) -> dict[str, InputSpec]:

@@ -23,7 +23,9 @@ def pool(encoder: nn.Module, output: Any, pooling: Pooling, mask: Tensor | None)
         if pooled is None:
             raise CutError(f"pooling = 'pooler', but {type(encoder).__name__} has no pooler: use 'mean' or 'cls'")
         return pooled.flatten(1)
-    hidden: Tensor = output.last_hidden_state
+    hidden: Tensor | None = getattr(output, "last_hidden_state", None)
+    if hidden is None:
+        raise CutError(f"{type(encoder).__name__} puts out no last_hidden_state to pool. Choose the plain encoder of its family.")
     if pooling == "cls":
         return _tokens(hidden, pooling)[:, 0]
     if pooling == "last":

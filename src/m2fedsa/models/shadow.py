@@ -5,11 +5,15 @@ masks, rotary tables, shifted windows and stage sizes still come from the model'
 before the cut makes the output NaN instead of silently wrong.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
+
+from m2fedsa.errors import CutError
 
 _REMEMBERED = 64
 """Input shapes that a shadow remembers; batches and paddings of a run are far fewer."""
@@ -52,11 +56,13 @@ class _Answer(NamedTuple):
 class Shadow:
     """The forward of a module whose tensors are elsewhere. Its answers come from the module's own code, run on meta tensors.
 
-    An answer is remembered by the shapes and values of what it was asked, so that a call costs next to nothing.
+    An answer is remembered by the shapes and values of what it was asked, so that a call costs next to nothing. What cannot run on meta,
+    because a value decides on a shape within, runs on zeros that take no memory. Raises `CutError` if it cannot run on these either.
     """
 
     def __init__(self, module: nn.Module, blanks: Blanks) -> None:
         module.to("meta")
+        self._module = module
         self._forward = module.forward
         self._blanks = blanks
         self._answers: dict[tuple[object, object], _Answer] = {}
@@ -82,13 +88,52 @@ class Shadow:
 
     def _ask(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Answer:
         leaves, tree = tree_flatten((args, kwargs))
-        shapes = [leaf.detach().to("meta") if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-        args, kwargs = tree_unflatten(shapes, tree)
-        with torch.no_grad():
-            output = self._forward(*args, **kwargs)
+        try:
+            shapes = [leaf.detach().to("meta") if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+            output = self._run(*tree_unflatten(shapes, tree))
+        except Exception:  # what a model's own code raises on meta is anything
+            shapes = [leaf.detach().clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+            output = self._on_zeros(*tree_unflatten(shapes, tree))
         inputs = {id(shape): _Input(place) for place, shape in enumerate(shapes) if isinstance(shape, Tensor)}
         hands_through = any(id(part) in inputs for part in tree_leaves(output))
-        return _Answer(tree_map(lambda part: inputs.get(id(part), part), output), hands_through)
+
+        def shape(part: Any) -> Any:
+            return inputs.get(id(part), part.to("meta") if isinstance(part, Tensor) else part)
+
+        return _Answer(tree_map(shape, output), hands_through)
+
+    @torch.no_grad()
+    def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return self._forward(*args, **kwargs)
+
+    def _on_zeros(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        try:
+            with _zeros(self._module, self._blanks.device):
+                return self._run(args, kwargs)
+        except Exception as error:
+            name, reason = type(self._module).__name__, str(error).strip().partition("\n")[0]
+            raise CutError(
+                f"{name}, which the tail does not have, cannot be asked for the shape of its answer ({type(error).__name__}: {reason}). "
+                "Name it in `keep`, or cut before it."
+            ) from error
+
+
+@contextmanager
+def _zeros(module: nn.Module, device: torch.device) -> Iterator[None]:
+    """Zeros in the place of the module's tensors: one number for each, or one expert's or one channel's, however large they are."""
+    replaced: list[tuple[dict[str, Any], str, Tensor]] = []
+    for part in module.modules():
+        tables: tuple[dict[str, Any], ...] = (part._parameters, part._buffers)
+        for table in tables:
+            replaced += [(table, name, tensor) for name, tensor in table.items() if tensor is not None]
+    try:
+        for table, name, tensor in replaced:
+            # Grouped products want strides within a matrix.
+            table[name] = torch.zeros(tensor.shape[1:] if tensor.dim() > 2 else (), dtype=tensor.dtype, device=device).expand(tensor.shape)
+        yield
+    finally:
+        for table, name, tensor in replaced:
+            table[name] = tensor
 
 
 def _sign(part: Any) -> object:

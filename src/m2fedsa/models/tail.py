@@ -11,12 +11,13 @@ from torch import Tensor, nn
 
 from m2fedsa.errors import CutError
 from m2fedsa.messages import InputSpec
-from m2fedsa.models.architectures import Pooling, Site, architecture
+from m2fedsa.models.architectures import Pooling, architecture
 from m2fedsa.models.frozen import Frozen
-from m2fedsa.models.head import received
 from m2fedsa.models.plan import Plan
 from m2fedsa.models.pooling import pool
+from m2fedsa.models.received import given, instead, received, replaced
 from m2fedsa.models.shadow import Blanks, Shadow
+from m2fedsa.models.sites import Site
 
 
 class _Slot:
@@ -75,7 +76,7 @@ class Tail(Frozen):
             raise CutError(f"the encoder has an input {self.mask_argument}, whose values the tail needs too. Pass them as its mask.")
         slot = self._slot
         assert slot.hidden is None, "a tail serves one call at a time"
-        slot.hidden, slot.adapter = hidden, adapter
+        slot.hidden, slot.adapter = hidden.transpose(0, architecture(self.plan.model_type).rows), adapter
         try:
             return self._encode(mask, inputs, hidden.device)
         finally:
@@ -108,7 +109,7 @@ class Tail(Frozen):
             )
         raise CutError(
             f"no feed-forward part is known in the blocks of {name}, beside which a task adapter could run. "
-            "Set task_adapter = false, or add its place to SITES in models/architectures.py."
+            "Set task_adapter = false, or add its place to SITES in models/sites.py."
         )
 
     def _encode(self, mask: Tensor | None, inputs: Mapping[str, InputSpec], device: torch.device) -> Any:
@@ -123,17 +124,10 @@ class Tail(Frozen):
         slot, module = self._slot, self.encoder.get_submodule(self.plan.cut)
 
         def enter(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-            if slot.hidden is None:
-                return None
-            return ((slot.hidden, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": slot.hidden})
+            return None if slot.hidden is None else replaced(args, kwargs, slot.hidden)
 
         def leave(_module: nn.Module, _args: object, output: Any) -> Any:
-            if slot.hidden is None or isinstance(output, Tensor):
-                return slot.hidden
-            if isinstance(output, tuple):
-                return (slot.hidden, *output[1:])
-            output[next(iter(output))] = slot.hidden
-            return output
+            return None if slot.hidden is None else instead(output, slot.hidden)
 
         if self.plan.after:
             module.register_forward_hook(leave)
@@ -148,8 +142,8 @@ class Tail(Frozen):
         def receive(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             slot.received = received(args, kwargs) if slot.adapter is not None else None
 
-        def add(_module: nn.Module, _args: object, output: Tensor) -> Tensor | None:
-            return None if slot.adapter is None else output + slot.adapter(slot.received)
+        def add(_module: nn.Module, _args: object, output: Any) -> Any:
+            return None if slot.adapter is None else instead(output, given(output) + slot.adapter(slot.received))
 
         self.encoder.get_submodule(site.first).register_forward_pre_hook(receive, with_kwargs=True)
         self.encoder.get_submodule(site.last).register_forward_hook(add)
@@ -165,8 +159,8 @@ class Tail(Frozen):
             def enter(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
                 self._width_in = received(args, kwargs).shape[site.axis]
 
-            def leave(_module: nn.Module, _args: object, output: Tensor) -> None:
-                self._width_out = output.shape[site.axis]
+            def leave(_module: nn.Module, _args: object, output: Any) -> None:
+                self._width_out = given(output).shape[site.axis]
 
             handles.append(self.encoder.get_submodule(site.first).register_forward_pre_hook(enter, with_kwargs=True))
             handles.append(self.encoder.get_submodule(site.last).register_forward_hook(leave))
