@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from m2fedsa.errors import WeightsError
+from m2fedsa.models.hub import reachable, refusal
 from m2fedsa.models.shapes import RANDOM, drawn
 
 if TYPE_CHECKING:
@@ -20,17 +21,28 @@ EMBEDDED = "embedded:"
 _FOLDER = Path(__file__).parent / "embedded"
 _PRETRAINING_ONLY = ("mask_token", "masked_spec_embed")
 """Tensors that only masked pretraining reads; checkpoints often lack them."""
+_TOWERS = {
+    "clip": "CLIPVisionModel",
+    "siglip": "SiglipVisionModel",
+    "siglip2": "Siglip2VisionModel",
+    "t5": "T5EncoderModel",
+    "mt5": "MT5EncoderModel",
+    "umt5": "UMT5EncoderModel",
+}
+"""Family of a checkpoint that holds more than an encoder -> the class that reads its encoder alone."""
 
 
-def load(source: "str | PreTrainedModel", revision: str | None = None) -> "PreTrainedModel":
-    """An encoder in float32, in evaluation mode, without gradients.
+def load(source: "str | PreTrainedModel", revision: str | None = None, dtype: torch.dtype | None = torch.float32) -> "PreTrainedModel":
+    """An encoder in `dtype` (None: as it is stored), in evaluation mode, without gradients.
 
     source: "embedded:digits-image" for one that ships with the package, "random:swin-tiny" for one with random weights, a folder that
     `save_pretrained` wrote, a name on the hub (of which `revision` picks a commit, tag or branch), or a model, which is frozen and
     returned.
 
-    A pooler that the checkpoint lacks is left out rather than drawn at random. Heads of other tasks in the checkpoint are ignored.
-    Raises `WeightsError` if a folder or file is missing or broken, or if the weights do not fit their configuration.
+    A pooler that the checkpoint lacks is left out rather than drawn at random. Heads of other tasks in the checkpoint are ignored. Of a
+    checkpoint with more than one part comes the encoder: the vision tower of CLIP and SigLIP, the encoder of T5, Whisper, BART. A stored
+    `dtype` is mapped into memory, not read: pages that are not looked at cost nothing.
+    Raises `WeightsError` if a folder or file is missing or broken, if the hub refuses, or if the weights do not fit their configuration.
     """
     if not isinstance(source, str):
         return _freeze(source)
@@ -40,9 +52,16 @@ def load(source: "str | PreTrainedModel", revision: str | None = None) -> "PreTr
     if folder is not None and not (folder / "config.json").is_file():
         raise WeightsError(f"{source}: {folder} has no config.json; an encoder is a folder as `save_pretrained` writes it")
     with _quiet():
-        model, report = _read(source, folder, revision)
+        model, report = _read(source, folder, revision, dtype)
     _fit(source, model, report)
+    if model.config.is_encoder_decoder and getattr(model, "decoder", None) is not None:
+        model = model.get_encoder()
     return _freeze(model)
+
+
+def folder_of(source: str) -> Path | None:
+    """The folder that `source` names, None if it names a model on the hub or random weights. `WeightsError` if it is neither."""
+    return None if source.startswith(RANDOM) else _folder(source)
 
 
 def _freeze(model: "PreTrainedModel") -> "PreTrainedModel":
@@ -68,20 +87,25 @@ def _folder(source: str) -> Path | None:
     return None
 
 
-def _read(source: str, folder: Path | None, revision: str | None) -> tuple["PreTrainedModel", dict[str, Any]]:
+def _read(source: str, folder: Path | None, revision: str | None, dtype: torch.dtype | None) -> tuple["PreTrainedModel", dict[str, Any]]:
     from safetensors import SafetensorError
     from transformers import AutoConfig
 
     where = str(folder or source)
-    options: dict[str, Any] = {"local_files_only": folder is not None, "revision": revision or "main"}
+    options: dict[str, Any] = {"local_files_only": folder is not None or not reachable(), "revision": revision or "main"}
     try:
         config = AutoConfig.from_pretrained(where, **options)
-        found: tuple[PreTrainedModel, dict[str, Any]] = _class_of(config).from_pretrained(
-            where, config=config, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True, **options
+        kind = _class_of(config)
+        if config.model_type in _TOWERS:
+            config = kind.config_class.from_pretrained(where, **options)
+        found: tuple[PreTrainedModel, dict[str, Any]] = kind.from_pretrained(
+            where, config=config, dtype=dtype or "auto", output_loading_info=True, ignore_mismatched_sizes=True, **options
         )
     except SafetensorError as error:
         raise WeightsError(f"{source}: a file of weights in {where} is broken or cut short ({error}); copy it again") from error
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        if folder is None and (refused := refusal(error, source, revision)):
+            raise WeightsError(refused) from error
         reason = str(error).strip().partition("\n")[0]
         raise WeightsError(f"{source}: no encoder could be loaded from {where} ({type(error).__name__}: {reason})") from error
     return found
@@ -91,6 +115,8 @@ def _class_of(config: Any) -> Any:
     """The class that wrote the checkpoint if that is an encoder alone (T5EncoderModel), else the one that its family is read with."""
     import transformers
 
+    if config.model_type in _TOWERS:
+        return getattr(transformers, _TOWERS[config.model_type])
     for name in config.architectures or []:
         if name.endswith("Model") and hasattr(transformers, name):
             return getattr(transformers, name)

@@ -8,17 +8,21 @@ import torch
 from torch import Tensor, nn
 
 from m2fedsa.errors import CutError
+from m2fedsa.models.quantise import place
 
 
 class Frozen(nn.Module):
     """The modules of `model` with the tensors in `owned` alone; without gradients, in evaluation mode always.
 
-    The memory of the tensors is that of `model`: nothing is copied. Raises `CutError` if `model` has not all of them.
+    The memory of the tensors is that of `model`, or of `stored` (as `quantise.tensors` names them) where `model` has none: nothing is
+    copied. Raises `CutError` if `model` has not all of them, `WeightsError` if `stored` are not those of `model`.
     """
 
-    def __init__(self, model: nn.Module, owned: Collection[str]) -> None:
+    def __init__(self, model: nn.Module, owned: Collection[str], stored: Mapping[str, Tensor] | None = None) -> None:
         super().__init__()
         self.encoder = _slice(model, owned)
+        if stored is not None:
+            place(self.encoder, stored)
         self.eval()
 
     def train(self, mode: bool = True) -> Self:  # noqa: ARG002  (the signature is PyTorch's)

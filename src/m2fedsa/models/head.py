@@ -32,8 +32,8 @@ class Head(Frozen):
     mask_argument: str | None
     """the input whose values travel to the tail as its `mask`; None if the encoder is given none"""
 
-    def __init__(self, model: nn.Module, plan: Plan) -> None:
-        super().__init__(model, {*plan.head, *plan.both})
+    def __init__(self, model: nn.Module, plan: Plan, stored: Mapping[str, Tensor] | None = None) -> None:
+        super().__init__(model, {*plan.head, *plan.both}, stored)
         self.plan = plan
         mask = architecture(plan.model_type).mask
         self.mask_argument = mask if mask in plan.inputs else None

@@ -43,8 +43,8 @@ class Tail(Frozen):
     _width_in: int
     _width_out: int
 
-    def __init__(self, model: nn.Module, plan: Plan, pooling: Pooling | None = None) -> None:
-        super().__init__(model, {*plan.tail, *plan.both})
+    def __init__(self, model: nn.Module, plan: Plan, pooling: Pooling | None = None, stored: Mapping[str, Tensor] | None = None) -> None:
+        super().__init__(model, {*plan.tail, *plan.both}, stored)
         self.plan = plan
         self.pooling: Pooling = pooling or architecture(plan.model_type).pooling
         self.takes_adapter = plan.site is not None
