@@ -16,15 +16,15 @@ def read_rows(path: Path, needed: Sequence[str]) -> list[dict[str, str]]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
+            names = list(reader.fieldnames or ())
             rows = list(reader)
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file. It should have the columns {', '.join(needed)}.") from error
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read as CSV in UTF-8 ({error}).") from error
-    missing = [name for name in needed if name not in (reader.fieldnames or ())]
+    missing = [name for name in needed if name not in names]
     if missing:
-        found = ", ".join(reader.fieldnames or ()) or "none"
-        raise DataError(f"{path}: the column {missing[0]} is missing. Its head line names {found}.")
+        raise DataError(f"{path}: the column {missing[0]} is missing. Its head line names {', '.join(names) or 'none'}.")
     if not rows:
         raise DataError(f"{path}: there is a head line, but not one row.")
     short = next((number for number, row in enumerate(rows) if None in row or None in row.values()), None)

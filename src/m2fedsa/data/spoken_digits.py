@@ -96,11 +96,12 @@ def spoken_digits(
 def _read(path: Path, count: int) -> tuple[np.ndarray, list[np.ndarray]]:
     """Images (R, 28, 28) and waves in [-1, 1]. Errors: DataError for a file that is missing, broken or of another layout."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            images, audio, offsets = (file[name] for name in ("image", "audio", "audio_offset"))
+        with path.open("rb") as file:
+            arrays = np.load(file, allow_pickle=False)
+            images, audio, offsets = (arrays[name] for name in ("image", "audio", "audio_offset"))
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file. It should hold the arrays image, audio and audio_offset.") from error
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path}: cannot be read as the arrays image, audio and audio_offset ({error}). Copy it again.") from error
     if images.shape != (count, SIDE, SIDE) or images.dtype != np.uint8:
         raise DataError(f"{path}: image is {images.dtype} {images.shape}, but index.csv wants uint8 {(count, SIDE, SIDE)}.")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, TextIO
 
 from m2fedsa.config import Config
 from m2fedsa.reporting.records import Facts, Metrics, ResultRecord, RoundRecord, WarmStartRecord
-from m2fedsa.reporting.summary import holdings, result_sentences, samples, score
+from m2fedsa.reporting.summary import holdings, ledger_lines, result_sentences, samples, score
 from m2fedsa.reporting.units import count, duration, plural, size
 
 if TYPE_CHECKING:
@@ -125,6 +125,8 @@ class Lines:
         for sentence in others:
             if sentence:
                 self.say([Part(sentence)])
+        for modality, line in ledger_lines(result["ledger"], self.config).items():
+            self.say([Part(self._label(modality)), Part(f"  {line}", style="dim")])
         if directory is not None:
             again = f"m2fedsa run {directory / 'config.toml'}"
             self.say([Part(f"report: {directory / 'report.html'}"), Part(f"      again: {again}", style="dim")])

@@ -93,6 +93,18 @@ def result_sentences(result: ResultRecord, config: Config) -> list[str]:
     return sentences
 
 
+def ledger_lines(ledger: Mapping[str, LedgerEntry], config: Config) -> dict[str, str]:
+    """modality -> what a client keeps, computes and sends for it."""
+    lines = {}
+    for name, entry in ledger.items():
+        kept, work, sent = storage({name: entry}), compute({name: entry}, config), entry["bytes"]
+        lines[name] = (
+            f"keeps {size(kept.client)} of {size(kept.whole)} ({percent(kept.fraction)}), computes {percent(work.fraction)}, "
+            f"sends {size(sent['up'])} and receives {size(sent['down'])} per sample and step"
+        )
+    return lines
+
+
 def holdings(facts: Facts) -> str:
     """Who holds what: `10 clients with image+audio+text, 10 with one or two`."""
     total = len(facts["modalities"])

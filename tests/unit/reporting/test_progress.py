@@ -58,7 +58,10 @@ def test_plain_lines_tell_everything():
     )
     # 3 × (40,000 + 9,000) of 3 × (640,000 + 29,000) bytes; per visit 0.3 of 7.5 MFLOP, 0.06 of which once in three rounds: 0.26 / 7.5.
     assert lines[9] == "A client keeps 147 kB of 2.01 MB and computes 3.5 % of the work of training the whole."
-    assert lines[10] == "report: runs/digits-1/report.html      again: m2fedsa run runs/digits-1/config.toml"
+    # Of each modality: 49,000 of 669,000 bytes; 0.1 of 2.5 MFLOP, 0.02 of which once: 0.26 / 7.5 as well.
+    assert [line.split()[0] for line in lines[10:13]] == ["image", "audio", "text"]
+    assert lines[10].endswith("  keeps 49.0 kB of 669 kB (7.3 %), computes 3.5 %, sends 8.00 kB and receives 7.00 kB per sample and step")
+    assert lines[13] == "report: runs/digits-1/report.html      again: m2fedsa run runs/digits-1/config.toml"
 
 
 def test_plain_lines_hold_no_control_characters():
