@@ -3,21 +3,24 @@ import inspect
 import pytest
 
 from m2fedsa import recipes
+from m2fedsa.checks import check_paths
 from m2fedsa.config import Config
 from m2fedsa.data.sources import SOURCES
 from m2fedsa.errors import ConfigError
 from m2fedsa.models.encoders import load
 
+GIVEN_BY_THE_USER = ("products", "spoken_digits")
+EMBEDDED = tuple(name for name in recipes.RECIPES if name not in GIVEN_BY_THE_USER)
+
 
 @pytest.mark.parametrize("name", recipes.RECIPES)
 def test_a_recipe(name):
-    """A complete configuration under its own name, whose data and encoders ship with the package."""
+    """A complete configuration under its own name, of a source that there is."""
     made = recipes.named(name)
     assert made == getattr(recipes, name)()
     assert made.name == name
     assert made.data.source in SOURCES
     assert Config.from_toml(made.to_toml()) == made
-    assert all(one.encoder.startswith("embedded:") for one in made.modalities.values())
     assert recipes.summaries()[name] == inspect.getdoc(getattr(recipes, name)).splitlines()[0]
 
 
@@ -26,6 +29,37 @@ def test_its_arguments_change_what_they_say(name):
     recipe = getattr(recipes, name)
     changed = recipe(rounds=3, seed=5, clients=7)
     assert {line.partition(":")[0] for line in recipe().differences(changed)} == {"federation.rounds", "seed", "data.clients"}
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_what_ships_needs_nothing_from_the_user(name):
+    made = recipes.named(name)
+    check_paths(made)
+    assert all(one.encoder.startswith(("embedded:", "random:")) for one in made.modalities.values())
+    known = inspect.signature(SOURCES[made.data.source]).parameters
+    assert "folder" not in known
+
+
+@pytest.mark.parametrize("name", GIVEN_BY_THE_USER)
+def test_what_the_user_gives(name):
+    """Every empty setting is asked for at once, and the ones that were given no more."""
+    recipe = getattr(recipes, name)
+    names = [f"modalities.{modality}.encoder" for modality in recipe().modalities]
+    with pytest.raises(ConfigError) as refusal:
+        check_paths(recipe())
+    first, *lines = str(refusal.value).splitlines()
+    assert first == f"data.source = '{name}' needs files of yours; give where they lie:"
+    assert [line.split()[1] for line in lines] == [f"{key}=..." for key in ("data.options.folder", *names)]
+    assert all(len(line.split("...  ")[1].strip()) > 30 for line in lines)
+    some = recipe(folder="/mine", image="/encoders/image")
+    with pytest.raises(ConfigError) as refusal:
+        check_paths(some)
+    assert "data.options.folder" not in str(refusal.value)
+    assert "modalities.image" not in str(refusal.value)
+    assert "--set modalities.text.encoder=..." in str(refusal.value)
+    everything = some.override([f"{key}=/encoders/x" for key in names])
+    check_paths(everything)
+    assert everything.data.options["folder"] == "/mine"
 
 
 def test_what_the_issue_asks_of_them():
@@ -38,7 +72,16 @@ def test_what_the_issue_asks_of_them():
     assert recipes.few_labels().transfer.start != "never"
     assert list(recipes.match().modalities) == ["image", "audio"]
     assert recipes.match().data.source == "match"
-    for recipe in (recipes.digits, recipes.few_labels, recipes.match):
+    assert list(recipes.products().modalities) == ["image", "text"]
+    assert recipes.products().data.missing_rate > 0
+    assert list(recipes.spoken_digits().modalities) == ["image", "audio", "text"]
+    for recipe in (recipes.products, recipes.spoken_digits):
+        assert recipe().data.clients == 20
+        assert recipe().data.multimodal_fraction == 0.5
+        assert recipe().data.partition == "dirichlet"
+    shapes = [one.encoder for one in recipes.paper_shapes().modalities.values()]
+    assert shapes == ["random:swin-tiny", "random:ast-base", "random:roberta-base"]
+    for recipe in (recipes.digits, recipes.few_labels, recipes.match, recipes.products, recipes.spoken_digits):
         assert recipe().federation.warm_start
 
 
@@ -50,5 +93,5 @@ def test_their_encoders_are_there():
 def test_unknown_names():
     with pytest.raises(ConfigError, match=r"^unknown recipe 'few_label'. Did you mean few_labels\?$"):
         recipes.named("few_label")
-    with pytest.raises(ConfigError, match=r"^unknown recipe 'zzz'. There are digits, match, few_labels; a file's name ends in .toml.$"):
+    with pytest.raises(ConfigError, match=r"^unknown recipe 'zzz'. There are digits, match, .*; a file's name"):
         recipes.named("zzz")

@@ -1,3 +1,5 @@
+import inspect
+
 import pytest
 from tests.integration import small
 
@@ -45,8 +47,27 @@ def test_what_there_is_not(monkeypatch, settings, said):
     assert str(refusal.value) == said
 
 
+def test_a_source_of_raw_files_is_told_where_processors_lie(monkeypatch):
+    def source(*, seed, processors, folder):
+        return processors, folder
+
+    monkeypatch.setattr(sources, "SOURCES", {"files": source})
+    settings = Data(source="files", options={"folder": "here"})
+    assert load_data(settings, 0, {"image": "there"}) == ({"image": "there"}, "here")
+    assert load_data(settings, 0) == ({}, "here")
+    with pytest.raises(ConfigError, match=r"^data.options.processors: the source files has no such option. It has folder.$"):
+        load_data(Data(source="files", options={"folder": "here", "processors": "x"}), 0)
+
+
 def test_the_sources_that_ship():
-    assert {"digits", "match", "synthetic"} <= set(sources.SOURCES)
+    assert {"digits", "match", "synthetic", "products", "spoken_digits", "random_shapes"} == set(sources.SOURCES)
+
+
+@pytest.mark.parametrize("name", sources.PATHS)
+def test_what_the_user_gives_is_what_the_source_takes(name):
+    known = inspect.signature(sources.SOURCES[name]).parameters
+    options = {key.removeprefix("data.options.") for key in sources.PATHS[name] if key.startswith("data.options.")}
+    assert options == {option for option, one in known.items() if one.default is one.empty} - set(sources.PASSED)
 
 
 def test_a_source_by_name_is_the_source(tmp_path):
