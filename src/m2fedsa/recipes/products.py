@@ -3,7 +3,7 @@
 from m2fedsa.config import Config
 
 
-def products(*, rounds: int = 10, seed: int = 0, clients: int = 20, folder: str = "", image: str = "", text: str = "") -> Config:
+def products(*, rounds: int = 6, seed: int = 0, clients: int = 20, folder: str = "", image: str = "", text: str = "") -> Config:
     """Which category is a product of? Photos and titles, MobileNetV2 and MiniLM; data and encoders are folders that you name.
 
     folder: with `data.csv`. image, text: encoders, as `modalities.*.encoder`.
@@ -23,7 +23,7 @@ def products(*, rounds: int = 10, seed: int = 0, clients: int = 20, folder: str 
                 "text": {"encoder": text, "block": 1, "adapter_width": 32},
             },
             "fusion": {"width": 128, "feed_forward": 256},
-            "optimizer": {"learning_rate": 0.002, "schedule": "cosine", "fusion_factor": 1.0},
+            "optimizer": {"learning_rate": 0.005, "schedule": "cosine", "fusion_factor": 1.0},
             "federation": {"rounds": rounds},
         },
         "recipe products",

@@ -4,7 +4,7 @@ from m2fedsa.config import Config
 
 
 def spoken_digits(
-    *, rounds: int = 10, seed: int = 0, clients: int = 20, folder: str = "", image: str = "", audio: str = "", text: str = ""
+    *, rounds: int = 4, seed: int = 0, clients: int = 20, folder: str = "", image: str = "", audio: str = "", text: str = ""
 ) -> Config:
     """Which digit was written, spoken and spelled out? MobileNetV2, YAMNet and MiniLM; data and encoders are folders that you name.
 
@@ -21,7 +21,7 @@ def spoken_digits(
                 "text": {"encoder": text, "block": 1, "adapter_width": 32},
             },
             "fusion": {"width": 128, "feed_forward": 256},
-            "optimizer": {"learning_rate": 0.002, "schedule": "cosine", "fusion_factor": 1.0},
+            "optimizer": {"learning_rate": 0.005, "schedule": "cosine", "fusion_factor": 1.0},
             "federation": {"rounds": rounds},
         },
         "recipe spoken_digits",
