@@ -74,7 +74,7 @@ _T5 = Architecture(
     )
 )
 _DECODERS = (
-    "afmoe", "apertus", "arcee", "biogpt", "bitnet", "bloom", "codegen", "cohere", "cohere2", "cwm", "deepseek_v3", "diffllama",
+    "afmoe", "apertus", "arcee", "bitnet", "bloom", "codegen", "cohere", "cohere2", "cwm", "deepseek_v3", "diffllama",
     "doge", "ernie4_5", "exaone4", "falcon", "falcon_mamba", "gemma", "gemma2", "gemma3_text", "glm", "glm4", "gpt_neox", "gpt_oss",
     "gptj", "granite", "granitemoe", "helium", "hunyuan_v1_dense", "jamba", "jetmoe", "lfm2", "llama", "mamba", "mamba2", "minimax",
     "ministral", "ministral3", "mistral", "mixtral", "modernbert-decoder", "mpt", "nanochat", "nemotron", "olmo", "olmo2", "olmo3",
@@ -95,7 +95,7 @@ ARCHITECTURES = {
     **dict.fromkeys(_DECODERS, _LAST),
     **dict.fromkeys(_WITH_POOLER, _POOLER),
     **dict.fromkeys(_WITH_CLS, _CLS),
-    **dict.fromkeys(("gpt2", "gpt_neo", "gpt_bigcode", "openai-gpt", "ctrl"), _COUNTED),
+    **dict.fromkeys(("gpt2", "gpt_neo", "gpt_bigcode", "openai-gpt", "biogpt", "xglm"), _COUNTED),
     **dict.fromkeys(("t5", "mt5", "longt5", "switch_transformers"), _T5),
     # The pooler looks for the end of the text by its id, which the tail is not told.
     "clip_text_model": _LAST,

@@ -19,6 +19,8 @@ from m2fedsa.models.architectures import architecture, block_names, kept_names
 from m2fedsa.models.received import given, received
 from m2fedsa.models.sites import Shape, Site, keeps_places, sites
 
+Side = Literal["head", "tail", "both"]
+
 
 def specify(inputs: Mapping[str, Tensor]) -> dict[str, InputSpec]:
     """What the tail is told of `inputs`."""
@@ -95,7 +97,7 @@ def plan(
     trace = _watch(model, example, cut, names[-1], after)
     trace.open(model, held)
     shadow = trace.shadow(model)
-    sides = {name: trace.side(name, shadow) for name in model.state_dict()}
+    sides = trace.sides(model, shadow)
     owned = {side: tuple(name for name, its in sides.items() if its == side) for side in ("head", "tail", "both")}
     places = () if after else sites(model, names[-1], architecture(family).site)
     site = next((place for place in places if keeps_places(place, trace.shapes)), None)
@@ -122,7 +124,14 @@ class _Trace:
             if any(f"{name}.".startswith(f"{kept}.") or f"{kept}.".startswith(f"{name}.") for kept in early):
                 self.opened.add(name)
 
-    def side(self, tensor: str, shadow: Sequence[str]) -> Literal["head", "tail", "both"]:
+    def sides(self, model: nn.Module, shadow: Sequence[str]) -> dict[str, Side]:
+        """Who owns each tensor. A second name of one (T5's `shared`) that nobody calls by lies where the first does."""
+        state = model.state_dict(keep_vars=True)
+        sides = {name: self._side(name, shadow) for name in state}
+        called = {id(tensor): sides[name] for name, tensor in state.items() if self._called(name)}
+        return {name: side if self._called(name) else called.get(id(state[name]), side) for name, side in sides.items()}
+
+    def _side(self, tensor: str, shadow: Sequence[str]) -> Side:
         """Who owns a tensor: by the nearest called module around it. What the tail runs for real it must hold as well."""
         owner = self._called(tensor.rpartition(".")[0])
         if self._only_before(owner):

@@ -20,9 +20,7 @@ from m2fedsa.models.cut import Head, Tail, cut, pack, plan, specify, unpack
 from m2fedsa.models.pooling import pool
 
 ZOO = {**TEXT, **DECODERS, **SIGHT, **SOUND}
-CUTS = [
-    (name, k) for name, specimen in ZOO.items() for k in sorted({0, 1, len(specimen.blocks) // 2, len(specimen.blocks)})
-]
+CUTS = [(name, k) for name, specimen in ZOO.items() for k in sorted({0, 1, len(specimen.blocks) // 2, len(specimen.blocks)})]
 
 
 def pooled(specimen: Specimen, output: Any) -> Tensor:

@@ -111,3 +111,4 @@ def test_tied_tensors_and_inputs_handed_through() -> None:
         head, tail = cut(model, plan(model, IDS, k))
         verify(model, head, tail, IDS)
         assert not head.encoder.get_input_embeddings().weight.is_meta
+        assert tail.encoder.get_input_embeddings().weight.is_meta

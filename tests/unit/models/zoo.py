@@ -54,13 +54,17 @@ _MADE: dict[int, nn.Module] = {}
 
 
 def encoder(specimen: Specimen) -> nn.Module:
-    """The whole encoder, frozen, every weight perturbed so that none is zero, one or equal to another; made once."""
+    """The whole encoder, frozen, every weight perturbed so that none is zero, one or equal to another.
+
+    Made once for a specimen of the zoo, which lives as long as the tests do.
+    """
     if id(specimen) not in _MADE:
-        _MADE[id(specimen)] = _make(specimen)
+        _MADE[id(specimen)] = make(specimen)
     return _MADE[id(specimen)]
 
 
-def _make(specimen: Specimen) -> nn.Module:
+def make(specimen: Specimen) -> nn.Module:
+    """A new one; the same numbers each time."""
     found = getattr(transformers, f"{specimen.model}Model", None) or getattr(transformers, specimen.model)
     with torch.random.fork_rng():
         torch.manual_seed(0)
