@@ -110,6 +110,27 @@ def report(
     print(write_report(directories, out))
 
 
+@app.command()
+def cut(
+    encoder: Annotated[str, typer.Argument(metavar="ENCODER", help="A folder, a name on the hub, or embedded:NAME.")],
+    block: Annotated[int, typer.Option(metavar="K", help="The head keeps the embeddings and this many blocks.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where to write head and tail; must not be there yet.")],
+    head_dtype: Annotated[str, typer.Option(click_type=click.Choice(["float32", "bfloat16", "int8", "int4"]))] = "float32",
+    blocks: Annotated[list[str] | None, typer.Option(metavar="NAME", help="The blocks, where they are not known; may be repeated.")] = None,
+    keep: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Modules that feed every block; may be repeated.")] = None,
+    pooling: Annotated[str | None, typer.Option(click_type=click.Choice(["pooler", "mean", "cls", "last"]))] = None,
+    revision: Annotated[str | None, typer.Option(metavar="REV", help="Branch, tag or commit on the hub.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Cut an encoder into two folders: DIR/head for clients, DIR/tail for the main server."""
+    from typing import Any, cast
+
+    from m2fedsa.cutting import Choice, cut_encoder
+    from m2fedsa.reporting.slices import show
+
+    show(cut_encoder(encoder, Choice(block, cast("Any", head_dtype), blocks, keep or (), cast("Any", pooling)), out, revision))
+
+
 def _config(target: str | None, settings: Sequence[str] | None) -> "Config":
     """The settings of a recipe or of a TOML file, with changes."""
     if target is None:

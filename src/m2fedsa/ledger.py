@@ -15,8 +15,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from m2fedsa.blueprint import Blueprint, Parts, client_parts, server_parts
 from m2fedsa.messages import Activation
-from m2fedsa.models.architectures import architecture
+from m2fedsa.models.architectures import Pooling, architecture
 from m2fedsa.models.cut import Head, Tail, specify, whole
+from m2fedsa.models.quantise import weights
 from m2fedsa.reporting.records import LedgerEntry, Side, Weights
 from m2fedsa.state import nbytes
 
@@ -51,15 +52,15 @@ def _entry(name: str, one: Measured, client: Parts, server: Parts) -> LedgerEntr
     pooled = one.tail(hidden, mask, specs, None)
     up, down = Activation(hidden, torch.zeros(1, dtype=torch.int64), mask, specs).nbytes, nbytes([pooled])
     return {
-        "client": _side(_real(one.head), _under(client, name), forward_head + on_client[0], on_client[1], head=forward_head),
-        "server": _side(_real(one.tail), _under(server, name), *on_server),
-        "whole": _side([], list(one.model.parameters()), *_whole(one)),
+        "client": _side(held(one.head), _under(client, name), forward_head + on_client[0], on_client[1], head=forward_head),
+        "server": _side(held(one.tail), _under(server, name), *on_server),
+        "whole": _side(_weights([]), list(one.model.parameters()), *whole_flops(one.model, one.example, one.tail.pooling)),
         "bytes": {"up": up + down, "down": down + nbytes([hidden])},
     }
 
 
-def _side(frozen: Iterable[Tensor], trainable: Iterable[Tensor], forward: float, backward: float, **more: float) -> Side:
-    return {"frozen": _weights(frozen), "trainable": _weights(trainable), "flops": {"forward": forward, "backward": backward, **more}}
+def _side(frozen: Weights, trainable: Iterable[Tensor], forward: float, backward: float, **more: float) -> Side:
+    return {"frozen": frozen, "trainable": _weights(trainable), "flops": {"forward": forward, "backward": backward, **more}}
 
 
 def _weights(tensors: Iterable[Tensor]) -> Weights:
@@ -67,9 +68,10 @@ def _weights(tensors: Iterable[Tensor]) -> Weights:
     return {"parameters": sum(tensor.numel() for tensor in listed), "bytes": nbytes(listed)}
 
 
-def _real(module: nn.Module) -> list[Tensor]:
-    """The tensors that this slice holds."""
-    return [parameter for parameter in module.parameters() if not parameter.is_meta]
+def held(side: nn.Module) -> Weights:
+    """The weights that a slice holds, in the bytes that it holds them in."""
+    parameters, stored = weights(side)
+    return {"parameters": parameters, "bytes": stored}
 
 
 def _under(parts: Parts, modality: str) -> list[Tensor]:
@@ -111,15 +113,22 @@ def _counted(work: Callable[[], Result]) -> tuple[float, Result]:
     return float(counter.get_total_flops()), output
 
 
-def _whole(one: Measured) -> tuple[float, float]:
-    """The whole encoder, all of it trained."""
-    parameters = list(one.model.parameters())
-    for parameter in parameters:
-        parameter.requires_grad_(True)
+def whole_flops(model: nn.Module, example: Mapping[str, Tensor], pooling: Pooling) -> tuple[float, float]:
+    """(forward, backward) of the whole encoder, all of it trained, over the samples of `example`. One gradient at a time is in memory."""
+    parameters = list(model.parameters())
+    hooks = [
+        parameter.requires_grad_(True).register_post_accumulate_grad_hook(_drop)  # type: ignore[no-untyped-call]
+        for parameter in parameters
+    ]
     try:
-        forward, output = _counted(lambda: whole(one.model, one.example, one.tail.pooling))
-        backward = _flops(lambda: torch.autograd.grad(output.sum(), parameters, allow_unused=True))
+        forward, output = _counted(lambda: whole(model, example, pooling))
+        backward = _flops(lambda: output.sum().backward())  # type: ignore[no-untyped-call]
     finally:
-        for parameter in parameters:
+        for parameter, hook in zip(parameters, hooks, strict=True):
+            hook.remove()
             parameter.requires_grad_(False)
     return forward, backward
+
+
+def _drop(parameter: Tensor) -> None:
+    parameter.grad = None

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from m2fedsa.errors import WeightsError
-from m2fedsa.models.stored import GROUP, KINDS, Int8, Layout, Stored, columns
+from m2fedsa.models.stored import GROUP, KINDS, Bfloat16, Int8, Layout, Stored, columns
 from m2fedsa.state import nbytes
 
 HeadDtype = Literal["float32", "bfloat16", "int8", "int4"]
@@ -40,6 +40,31 @@ def quantise(model: nn.Module, dtype: HeadDtype) -> None:
         if id(weight) not in done:
             done[id(weight)] = kind.of(weight)
         put(module, done[id(weight)])
+
+
+def in_float32(model: nn.Module) -> None:
+    """Let a model in half precision compute in float32, in place: its weights stay as they lie, and are made whole one layer at a time."""
+    done: dict[int, Stored | nn.Parameter] = {}
+    for module in list(model.modules()):
+        if isinstance(module, Stored):
+            continue
+        for name, tensor in list(module._parameters.items()):
+            if tensor is None or tensor.dtype not in (torch.bfloat16, torch.float16):
+                continue
+            if id(tensor) not in done:
+                large = name == "weight" and scheme(module, "bfloat16") is not None
+                rows = tensor.detach().reshape(len(tensor), -1) if large else tensor.detach()
+                done[id(tensor)] = (
+                    Bfloat16(tuple(tensor.shape), {"codes": rows}) if large else nn.Parameter(rows.float(), requires_grad=False)
+                )
+            new = done[id(tensor)]
+            if isinstance(new, Stored):
+                put(module, new)
+            else:
+                module._parameters[name] = new
+        for name, buffer in list(module._buffers.items()):
+            if buffer is not None and buffer.dtype in (torch.bfloat16, torch.float16):
+                module._buffers[name] = buffer.float()
 
 
 def scheme(module: nn.Module, dtype: HeadDtype) -> type[Stored] | None:
@@ -75,7 +100,7 @@ def tensors(model: nn.Module) -> dict[str, Tensor]:
     """
     found: dict[str, Tensor] = {}
     for name, _, tensor in _owned(model):
-        found |= {_part(name, tensor.kind, p): v for p, v in tensor.parts.items()} if isinstance(tensor, Stored) else {name: tensor}
+        found |= {part_name(name, tensor.kind, p): v for p, v in tensor.parts.items()} if isinstance(tensor, Stored) else {name: tensor}
     return found
 
 
@@ -85,11 +110,11 @@ def stored_layout(model: nn.Module, dtype: HeadDtype) -> Layout:
     for name, module, tensor in _owned(model):
         kind = scheme(module, dtype) if name.endswith("weight") and not isinstance(tensor, Stored) else None
         if isinstance(tensor, Stored):
-            found |= {_part(name, tensor.kind, part): (value.dtype, tuple(value.shape)) for part, value in tensor.parts.items()}
+            found |= {part_name(name, tensor.kind, part): (value.dtype, tuple(value.shape)) for part, value in tensor.parts.items()}
         elif kind is None or tensor is not module._parameters.get("weight"):
             found[name] = (tensor.dtype, tuple(tensor.shape))
         else:
-            found |= {_part(name, kind.kind, part): entry for part, entry in kind.layout(tuple(tensor.shape)).items()}
+            found |= {part_name(name, kind.kind, part): entry for part, entry in kind.layout(tuple(tensor.shape)).items()}
     return found
 
 
@@ -108,7 +133,8 @@ def weights(model: nn.Module) -> tuple[int, int]:
     return sum(torch.Size(tensor.shape).numel() for tensor in owned), sum(nbytes(parts) for parts in kept)
 
 
-def _part(name: str, kind: str, part: str) -> str:
+def part_name(name: str, kind: str, part: str) -> str:
+    """What a part of the stored weight `name` is called in a file."""
     return f"{name}.{kind if part == 'codes' else part}"
 
 
@@ -136,9 +162,8 @@ def place(model: nn.Module, found: Mapping[str, Tensor]) -> None:
     """
     parts: dict[str, dict[str, Tensor]] = {}
     for name, tensor in found.items():
-        base, _, last = name.rpartition(".")
-        inner = base.endswith("weight") and last in {*KINDS, "scale", "row_scale"}
-        parts.setdefault(base if inner else name, {})[last if inner else ""] = tensor
+        whole = weight_name(name)
+        parts.setdefault(whole, {})[name[len(whole) + 1 :]] = tensor
     homes = _homes(model)
     for name, its in parts.items():
         module, old = _at(model, name)
@@ -155,6 +180,12 @@ def place(model: nn.Module, found: Mapping[str, Tensor]) -> None:
                 home._parameters[own] = real
             else:
                 home._buffers[own] = real
+
+
+def weight_name(part: str) -> str:
+    """The tensor to which one in a file belongs: what `part_name` was given, or the tensor itself."""
+    base, _, last = part.rpartition(".")
+    return base if base.endswith("weight") and last in {*KINDS, "scale", "row_scale"} else part
 
 
 def _stored(name: str, its: Mapping[str, Tensor], shape: tuple[int, ...]) -> Stored:

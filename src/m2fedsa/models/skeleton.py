@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from m2fedsa.errors import WeightsError
@@ -77,3 +78,21 @@ def missing_modules(model: nn.Module, bare: nn.Module) -> tuple[str, ...]:
         )
     absent = theirs - ours
     return tuple(sorted(name for name in absent if name.rpartition(".")[0] not in absent))
+
+
+def hollow(model: nn.Module) -> nn.Module:
+    """Let a model on meta run for real, in place: on zeros that nobody wrote, for which the system gives no memory (Linux: one page for
+    all). What it computes is as much as ever."""
+    for module in model.modules():
+        for name, tensor in module._parameters.items():
+            if tensor is not None and tensor.is_meta:
+                module._parameters[name] = nn.Parameter(_untouched(tensor), requires_grad=False)
+        for name, buffer in module._buffers.items():
+            if buffer is not None and buffer.is_meta:
+                module._buffers[name] = _untouched(buffer)
+    return model
+
+
+def _untouched(tensor: Tensor) -> Tensor:
+    # PyTorch would write its zeros.
+    return torch.from_numpy(np.zeros(tuple(tensor.shape), torch.empty(0, dtype=tensor.dtype).numpy().dtype))
