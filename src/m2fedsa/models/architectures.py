@@ -135,7 +135,7 @@ def block_names(model: nn.Module, blocks: Sequence[str] | None = None) -> tuple[
             return matching
     raise CutError(
         f"no list of blocks is known for {type(model).__name__}. Tried: {', '.join(BLOCK_GLOBS)}. {_lists(model)} "
-        f"Name the blocks in the order in which they run, a star for each number, e.g. `blocks=[{_likely(model)}]`."
+        f"Name them in the order in which they run, a star for each number, e.g. `blocks=[{_likely(model)}]`."
     )
 
 

@@ -3,6 +3,7 @@
 What is known of a family stands in `zoo*.py`; the unsplit encoder, its adapters and its pooling are written here anew.
 """
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -162,3 +163,11 @@ def test_a_cut_encoder_is_the_whole_one_and_so_are_its_gradients(name: str, k: i
         with pytest.raises(CutError, match=rf"block = {k} leaves .* no block for a task adapter"):
             tail.run(head(inputs), inputs.get("attention_mask"), specify(inputs), nn.Identity())
     gradients_are_equal(specimen, whole, head, tail, inputs)
+
+
+def test_the_list_in_the_documentation_is_the_tested_one() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "encoders.md").read_text()
+    families = {encoder(specimen).config.model_type for specimen in ZOO.values()}
+    assert f"\n{len(ZOO)} encoders of {len(families)} families" in page
+    assert [name for name in ZOO if name not in page] == []
+    assert [family for family in families if f"(`{family}`)" not in page] == []

@@ -15,7 +15,13 @@ from m2fedsa.models.cut import cut, plan, verify
 FUNNEL = {"vocab_size": 100, "block_sizes": [2, 2], "d_model": 32, "n_head": 4, "d_head": 8, "d_inner": 64}
 XLM = {"vocab_size": 100, "n_words": 100, "emb_dim": 32, "n_layers": 4, "n_heads": 4, "pad_index": 1}
 LAYOUT = {"max_2d_position_embeddings": 64, "coordinate_size": 6, "shape_size": 4, "visual_embed": False}
+YOLOS = {**PATCHES, "image_size": [32, 32], "num_detection_tokens": 3, "use_mid_position_embeddings": True}
 LEAK = r"NaN: .* Name it in the setting `keep`; it is, or is in, one of "
+
+
+def placed() -> Inputs:
+    """Texts with the four corners of each token."""
+    return {**text(), "bbox": torch.rand(3, 17, 8, generator=torch.Generator().manual_seed(0))}
 
 
 def made(model: str, options: dict[str, object], inputs: Inputs, part: str = "") -> tuple[nn.Module, Inputs]:
@@ -27,7 +33,7 @@ REFUSED = {
         "Albert", {**IDS, **WIDTHS, "embedding_size": 16}, text,
         r"no list of blocks is known for AlbertModel\. .* lists: encoder\.albert_layer_groups \(1\), .* `blocks=\[",
     ),
-    "XLM's blocks are spread over four lists": ("XLM", XLM, text, r"no list of blocks is known for XLMModel\. .* lists: attentions \(4\), "),
+    "XLM's blocks are spread over four lists": ("XLM", XLM, text, r"no list of blocks is known for XLMModel\. .* attentions \(4\), "),
     "Funnel's tokens grow fewer": (
         "FunnelBase", FUNNEL, text, "the mask given to FunnelBaseModel has 17 entries a sample, but it puts out 9",
     ),
@@ -44,6 +50,8 @@ REFUSED = {
         "LayoutLMv3", {**IDS, **WIDTHS, **LAYOUT, "has_spatial_attention_bias": True, "has_relative_attention_bias": True}, boxes,
         "LayoutLMv3Model, cut after block 1, is not the whole model",
     ),
+    "BROS's places feed every block": ("Bros", {**IDS, **WIDTHS, "hidden_size": 64}, placed, rf"BrosModel, cut after block 1.*{LEAK}"),
+    "YOLOS adds to the patches between its blocks": ("Yolos", YOLOS, images(), rf"YolosModel, cut after block 1.*{LEAK}"),
     "ViT-MAE draws its patches": ("ViTMAE", PATCHES, images(), "ViTMAEModel answers the same inputs differently each time"),
     "a backbone has maps of its stages alone": ("VitPoseBackbone", PATCHES, images(), "VitPoseBackbone puts out no last_hidden_state"),
     "Moonshine's mask is of another length": (
