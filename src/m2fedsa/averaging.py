@@ -6,17 +6,14 @@ none did. (Section "One round is a pure function", step 3.)
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from m2fedsa.config import AveragingRule
-from m2fedsa.errors import ConfigError
+from m2fedsa.config import Averaging
+from m2fedsa.errors import ConfigError, RunError
 from m2fedsa.state import by_prefix
-
-Over = Literal["clients", "modalities", "nothing"]
 
 
 @dataclass(frozen=True)
@@ -52,23 +49,18 @@ def weighted_mean(
     return mean.to(previous.dtype)
 
 
-def rule_for(rules: Sequence[AveragingRule], name: str) -> Over:
-    """What the first rule that matches says; tensors without a rule are averaged over clients."""
-    return next((rule.over for rule in rules if fnmatchcase(name, rule.pattern)), "clients")
-
-
 @dataclass
 class Averager:
     """The averages of one party, and its momentum."""
 
-    rules: Sequence[AveragingRule]
+    rules: Averaging
     modalities: Sequence[str]
     momentum: float = 0.0
     average: Average = weighted_mean
 
     def is_local(self, name: str) -> bool:
         """Whether the tensor stays with its client."""
-        return rule_for(self.rules, name) == "nothing"
+        return self.rules.over(name) == "nothing"
 
     def apply(
         self, previous: Mapping[str, Tensor], contributions: Sequence[Contribution], velocity: Mapping[str, Tensor]
@@ -97,6 +89,7 @@ class Averager:
             ]
             if values:
                 result[name] = self.average(name, values, old)
+                _check_average(name, result[name], old)
         return result
 
     def _over_modalities(self, trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -104,7 +97,7 @@ class Averager:
         groups: dict[str, list[str]] = {}
         for name in sorted(trained):
             modality, _, rest = name.partition(".")
-            if modality in self.modalities and rule_for(self.rules, name) == "modalities":
+            if modality in self.modalities and self.rules.over(name) == "modalities":
                 groups.setdefault(rest, []).append(name)
         result: dict[str, Tensor] = {}
         for names in groups.values():
@@ -115,3 +108,10 @@ class Averager:
             # Copies: in float64 the mean itself would stand under several names, and a checkpoint refuses shared memory.
             result |= {name: mean.to(trained[name].dtype, copy=True) for name in names}
         return result
+
+
+def _check_average(name: str, value: object, previous: Tensor) -> None:
+    """`RunError` where a researcher's own rule gives something else than a new value of the tensor."""
+    if not isinstance(value, Tensor) or value.shape != previous.shape or value.dtype != previous.dtype:
+        found = f"{tuple(value.shape)} {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
+        raise RunError(f"the averaging rule gave {found} for {name}, but {tuple(previous.shape)} {previous.dtype} is needed.")

@@ -5,15 +5,20 @@ The manifest is the moment at which a round becomes part of the run: what it doe
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from m2fedsa.durable import write_atomically
 from m2fedsa.errors import RunDirectoryError
 
 MANIFEST, SEAL = "manifest.json", "sha256"
+LOCALS = "locals/"
+"""First part of the names of what is noted of clients' files."""
 
 
 @dataclass(frozen=True)
@@ -22,11 +27,9 @@ class Manifest:
 
     round: int
     fed_server: str
-    """SHA-256 of its file"""
+    """SHA-256 of its file, in which those of the clients' local tensors stand"""
     main_server: str | None
     """None before the first round, when its tensors are those of the seed"""
-    clients: Mapping[str, tuple[int, str]]
-    """client -> (round, SHA-256) of its local tensors"""
     digest: str
     """of all global trainable tensors"""
     state: Mapping[str, Any] = field(default_factory=dict)
@@ -47,13 +50,43 @@ class Manifest:
             values = json.loads(path.read_text())
             if values.pop(SEAL) != _seal(values):
                 raise ValueError("its values do not have the SHA-256 that it names")
-            values["clients"] = {name: (int(number), str(file)) for name, (number, file) in values["clients"].items()}
             return cls(**values)
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise RunDirectoryError(
                 f"{path}: was altered or cut short, or is of another version of m2fedsa ({error}). "
                 "Restore it from a copy, or begin a new run with --out."
             ) from error
+
+
+class LocalFiles:
+    """Which file of local tensors counts for each client: in tensors, so that ten thousand clients cost a file next to nothing."""
+
+    def __init__(self, clients: Iterable[str]) -> None:
+        """`clients`: the registry, which stays the same for a whole run. None has local tensors yet."""
+        self._names = sorted(clients)
+        self._place = {name: place for place, name in enumerate(self._names)}
+        self._rounds = torch.full((len(self._names),), -1, dtype=torch.int64)
+        self._files = torch.zeros(len(self._names), 32, dtype=torch.uint8)
+
+    def note(self, client: str, round_number: int, file: str) -> None:
+        """A client has written its local tensors for a round, with this SHA-256."""
+        place = self._place[client]
+        self._rounds[place] = round_number
+        self._files[place] = torch.frombuffer(bytearray.fromhex(file), dtype=torch.uint8)
+
+    def plain(self) -> dict[str, tuple[int, str]]:
+        """client -> (round, SHA-256), of those that have local tensors."""
+        held = (self._rounds >= 0).nonzero().flatten().tolist()
+        return {self._names[place]: (int(self._rounds[place]), bytes(self._files[place].tolist()).hex()) for place in held}
+
+    def filed(self) -> dict[str, Tensor]:
+        """For the checkpoint, beside the fed server's tensors."""
+        return {f"{LOCALS}round": self._rounds, f"{LOCALS}sha256": self._files}
+
+    def restore(self, flat: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Take back what `filed` gave out of a flat mapping, whose other tensors are returned."""
+        self._rounds, self._files = flat[f"{LOCALS}round"], flat[f"{LOCALS}sha256"]
+        return {name: tensor for name, tensor in flat.items() if not name.startswith(LOCALS)}
 
 
 def _seal(values: Mapping[str, Any]) -> str:

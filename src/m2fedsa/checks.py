@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
-from m2fedsa.blueprint import FUSED, FUSION, Blueprint, client_parts, server_parts
+from m2fedsa.blueprint import FUSED, FUSION, Blueprint, Parts, client_parts, server_parts
 from m2fedsa.complaints import shown
 from m2fedsa.config import DEFAULT_RULES, Config, Data
 from m2fedsa.data.samples import SPLITS, UNLABELLED, ClientData, FederatedData, Samples
@@ -129,6 +129,7 @@ def _check_samples(place: str, samples: Samples, classes: int) -> None:
 def check_rules(blueprint: Blueprint) -> None:
     """`ConfigError` for an averaging rule that no tensor matches, or that would average tensors of unequal shape."""
     parts = (client_parts(blueprint, blueprint.modalities), server_parts(blueprint))
+    _check_in_turn(blueprint, parts[1])
     shapes = {name: tuple(tensor.shape) for one in parts for name, tensor in one.tensors.items()}
     averaging = blueprint.config.averaging
     for place, rule in enumerate(averaging.rules):
@@ -148,6 +149,17 @@ def check_rules(blueprint: Blueprint) -> None:
             raise ConfigError(
                 f"averaging.rules averages tensors of unequal shape over modalities ({told}). Choose a pattern that leaves them out."
             )
+
+
+def _check_in_turn(blueprint: Blueprint, server: Parts) -> None:
+    """One shared copy has no client whose own its tensors could be."""
+    config = blueprint.config
+    local = [name for name in server.tensors if config.averaging.over(name) == "nothing"]
+    if config.federation.server_update == "in_turn" and local:
+        raise ConfigError(
+            f'averaging.rules keeps {local[0]} local, but federation.server_update = "in_turn" steps one copy for all clients. '
+            'Set "copies", or let the rule match tensors of the client alone.'
+        )
 
 
 def _kinds(names: Iterable[str], modality: str) -> str:

@@ -35,16 +35,19 @@ RESERVED_NAMES = ("fusion", "fused")
 class Section(BaseModel):
     """A table of the TOML file."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class Data(Section):
     """Which samples there are and who holds them."""
 
     source: str = "digits"
-    """An embedded data set (`digits`, `match`, `synthetic`), or `object` for one that is passed to `run`."""
+    """A data set by name (`digits`, `match`, `synthetic`, `products`, `spoken_digits`, `random_shapes`), or `object` for one that is
+    passed to `run`."""
     clients: Count = 25
+    """Clients that train; those that only evaluate come with the data."""
     partition: Literal["dirichlet", "iid"] = "dirichlet"
+    """`dirichlet`: clients differ in their classes. `iid`: samples are dealt out at random."""
     alpha: Positive = 0.3
     """Concentration of the Dirichlet distribution over classes; small means few classes per client."""
     minimum: Count = 8
@@ -56,7 +59,10 @@ class Data(Section):
     labelled_fraction: Fraction = 1.0
     """Fraction of the training samples that carry their label."""
     options: dict[str, Annotated[float, Field(allow_inf_nan=True)] | int | bool | str] = Field(default_factory=dict)
-    """What only this source knows, e.g. `image_noise`."""
+    """What only this source knows; a wrong key is answered with those that there are. `digits` and `match`: image_noise is a standard
+    deviation on pixels in 0 … 1, audio_snr_db the signal-to-noise ratio of white noise (inf: none). `digits` alone: text_mask is the
+    probability that a character is lost. `match` alone: pairings is in how many samples each image and each recording takes part, half
+    of which agree (even)."""
 
 
 class Modality(Section):
@@ -64,33 +70,41 @@ class Modality(Section):
 
     encoder: str
     """`embedded:NAME`, `random:NAME`, a folder, a hub name, or `object` for a model that is passed to `run`."""
-    processor: str | None = None
-    """Folder or hub name of its tokenizer, image processor or feature extractor, where that does not lie with the encoder."""
+    processor: Annotated[str | None, Field(examples=["path/to/processor"])] = None
+    """Folder or hub name of its tokenizer, image processor or feature extractor; unset: where the encoder lies."""
     block: Annotated[int, Field(ge=0)] = 1
     """The head keeps the embeddings and this many blocks."""
-    blocks: Annotated[tuple[str, ...], _FROM_TOML] | None = None
-    """Names of the encoder's blocks in the order in which they run, where they are not known; `encoder.layer.*` for all of a list."""
+    blocks: Annotated[Annotated[tuple[str, ...], _FROM_TOML] | None, Field(examples=[["encoder.layer.*"]])] = None
+    """Names of the encoder's blocks in the order in which they run, `encoder.layer.*` for all of a list; unset: found by themselves."""
     keep: Annotated[tuple[str, ...], _FROM_TOML] = ()
     """Names of modules that finish before the cut but feed every block, where they are not known: the main server holds them too."""
     readable_text: bool = False
     """Allow `block = 0` for text: it leaves the client as embeddings of its words, from which it can simply be read."""
     pooling: Literal["default", "pooler", "mean", "cls", "last"] = "default"
+    """How one feature comes from the last hidden state; `default`: as this family of encoders does it."""
     adapter_width: Count = 64
     """R, the bottleneck of both adapters."""
     adapter_dropout: Probability = 0.1
+    """Dropout within both adapters."""
     modality_adapter: bool = True
+    """Whether there is an adapter at the end of the head, on the client."""
     task_adapter: bool = True
+    """Whether there is an adapter beside the tail's last feed-forward part, on the main server."""
 
 
 class Fusion(Section):
     """The network on the main server that joins the modalities of a sample."""
 
     width: Count = 256
+    """F, the width of its tokens and of the fused feature."""
     blocks: Annotated[int, Field(ge=0)] = 1
+    """Blocks of attention over the modalities of a sample."""
     heads: Count = 4
+    """Heads of that attention; they divide the width."""
     feed_forward: Annotated[int, Field(ge=0)] = 512
     """Width of the blocks' feed-forward part; 0 leaves attention alone."""
     bilinear: bool = True
+    """Add products of pairs of modalities, so that fusion can learn relations."""
     late: bool = True
     """Add the sum of the unimodal logits; without it the paper's form, C_f(f) alone."""
     gradient_to_encoders: bool = True
@@ -103,14 +117,16 @@ class Loss(Section):
     """The supervised loss and the classifiers under it."""
 
     prior_adjusted: bool = True
+    """Let a client's own class frequencies take the place of the global ones while it trains."""
     classifier_dropout: Probability = 0.0
+    """Dropout before the classifiers."""
 
 
 class Transfer(Section):
     """Knowledge transfer from the fused representation to single modalities."""
 
     start: Annotated[int, Field(ge=1)] | Literal["never", "plateau"] = "plateau"
-    """The first round of the transfer phase."""
+    """The first round of the transfer phase; `plateau`: when the fused loss falls no more, `never`: no transfer."""
     weights: Annotated[tuple[NotNegative, NotNegative, NotNegative], _FROM_TOML] = (0.6, 0.2, 0.2)
     """λ1 (labels), λ2 (decision level), λ3 (feature level)."""
     refresh: Count = 5
@@ -127,12 +143,15 @@ class Optimizer(Section):
     """AdamW on both sides, fresh in every round."""
 
     learning_rate: Positive = 1e-4
+    """Of the adapters; the others are relative to it."""
     weight_decay: NotNegative = 0.05
+    """Of everything that trains."""
     schedule: Literal["constant", "cosine"] = "constant"
+    """Of the learning rate over the rounds; `cosine`: falls towards zero."""
     fusion_factor: Positive = 10.0
     """Learning rate of fusion and C_f relative to that of the adapters."""
-    classifier_factor: Positive | None = None
-    """Learning rate of C_m; unset: 0.1 after a warm start, else 1."""
+    classifier_factor: Annotated[Positive | None, Field(examples=[0.1])] = None
+    """Learning rate of C_m relative to that of the adapters; unset: 0.1 after a warm start, else 1."""
     clip_norm: Positive = 1.0
     """Largest norm of a party's gradients: MA, C_m, C_f on the client; TA and fusion on the main server."""
 
@@ -141,33 +160,43 @@ class Federation(Section):
     """The rounds."""
 
     rounds: Annotated[int, Field(ge=0)] = 300
-    clients_per_round: Count | None = None
+    """How many; 0: the warm start alone."""
+    clients_per_round: Annotated[Count | None, Field(examples=[1])] = None
     """Clients sampled for a round; unset: all."""
     local_epochs: Count = 1
-    local_steps: Count | None = None
-    """A number of local steps instead of epochs."""
+    """Passes of a client over its samples in a round."""
+    local_steps: Annotated[Count | None, Field(examples=[10])] = None
+    """A number of local steps instead of epochs; unset: epochs."""
     batch_size: Count = 32
+    """Samples of a local step."""
     batches: Literal["shuffled", "by_length"] = "shuffled"
     """`by_length`: texts of like length share a batch, which is then cut to the length of its longest."""
     server_update: Literal["copies", "in_turn"] = "copies"
+    """`copies`: the main server trains one copy per client and averages them. `in_turn`: one set, passed from client to client."""
     server_momentum: Probability = 0.0
+    """Momentum of both servers on the change that a round brings; 0: none."""
     warm_start: bool = True
+    """Begin with classifiers in closed form, from sums that the clients send once; see [warm_start]."""
 
 
 class WarmStart(Section):
     """Discriminant classifiers from the clients' sums, before the first round."""
 
     min_count: Count = 1
-    """A client leaves out its classes with fewer samples."""
+    """A client leaves out its classes with fewer samples: with 1, sums may be those of a single sample."""
     shrinkages: Annotated[tuple[Share, ...], _FROM_TOML, Field(min_length=1)] = (0.01, 0.03, 0.1, 0.2, 0.4, 0.7)
+    """Of the covariance, to choose from: half of the samples make classifiers, the other half judge them."""
     scales: Annotated[tuple[Positive, ...], _FROM_TOML, Field(min_length=1)] = (0.1, 0.2, 0.35, 0.5, 0.7, 1.0, 1.4)
+    """Of the logits, to choose from in the same way."""
 
 
 class AveragingRule(Section):
     """What happens to the tensors whose name matches `pattern`; the first rule that matches counts."""
 
     pattern: str
+    """Of the tensor's name, e.g. `*.classifier.*`."""
     over: Literal["clients", "modalities", "nothing"]
+    """`modalities`: over clients first, then over modalities. `nothing`: each client keeps its own."""
 
 
 DEFAULT_RULES = (AveragingRule(pattern="*.ta.update.*", over="modalities"), AveragingRule(pattern="*", over="clients"))
@@ -177,10 +206,12 @@ class Averaging(Section):
     """Which tensors are averaged over clients, which also over modalities, which stay where they are."""
 
     rules: Annotated[tuple[AveragingRule, ...], _FROM_TOML] = DEFAULT_RULES
+    """The first that matches a tensor's name counts. Behind them always stand those of the paper: `*.ta.update.*` over modalities, all else
+    over clients; a rule of your own for `*.ta.update.*` overrules that."""
 
     def over(self, tensor: str) -> Literal["clients", "modalities", "nothing"]:
-        """What the first rule that matches says; tensors without a rule are averaged over clients."""
-        return next((rule.over for rule in self.rules if fnmatchcase(tensor, rule.pattern)), "clients")
+        """What the first rule that matches says."""
+        return next(rule.over for rule in (*self.rules, *DEFAULT_RULES) if fnmatchcase(tensor, rule.pattern))
 
 
 class Evaluation(Section):
@@ -189,6 +220,7 @@ class Evaluation(Section):
     every: Count = 1
     """Rounds between two validations; the last round is always validated."""
     batch_size: Count = 64
+    """Samples that are evaluated at once."""
 
 
 class Compute(Section):
@@ -214,6 +246,7 @@ class Kept(Section):
     where: Literal["memory", "disk"] = "memory"
     """`disk`: a folder that later runs find again; a batch reads its own rows alone."""
     folder: str = "~/.cache/m2fedsa"
+    """Where that folder lies."""
     limit: Count = 20_000_000_000
     """Largest size of that folder in bytes; what was not asked for the longest makes room."""
 
@@ -221,16 +254,21 @@ class Kept(Section):
 class Objects(Section):
     """A researcher's own parts, by name. `run` fills this in, so that nobody repeats or resumes a run without them unawares."""
 
-    loss: str | None = None
-    average: str | None = None
-    sampler: str | None = None
+    loss: Annotated[str | None, Field(examples=["module.Name"])] = None
+    """Of the loss; unset: that of the paper."""
+    average: Annotated[str | None, Field(examples=["module.Name"])] = None
+    """Of the averaging rule; unset: the mean, weighted by samples."""
+    sampler: Annotated[str | None, Field(examples=["module.Name"])] = None
+    """Of the client sampler; unset: uniform."""
 
 
 class Config(Section):
     """Everything that decides a run. Two runs with equal settings, on the same build and thread count, end with the same digest."""
 
     name: str = "run"
+    """A run directory is called after it."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Of every draw: noise, partition, batches, dropout, sampling."""
     data: Data = Data()
     modalities: dict[str, Modality]
     fusion: Fusion = Fusion()

@@ -27,16 +27,18 @@ class Evaluated:
 
     clients: Mapping[str, Mapping[str, Tally]]
     union: Mapping[str, Tally]
+    failures: tuple[Failure, ...] = ()
+    """clients that could not; their samples are in neither"""
 
     @classmethod
-    def of(cls, results: Sequence[EvaluateResult]) -> "Evaluated":
+    def of(cls, results: Sequence[EvaluateResult], failures: Sequence[Failure] = ()) -> "Evaluated":
         """Merge in the order of the clients' names."""
         ordered = sorted(results, key=lambda result: result.client)
         clients = {one.client: {name: Tally.from_tensors(tally) for name, tally in one.tallies.items()} for one in ordered}
         names = dict.fromkeys(name for tallies in clients.values() for name in tallies)
         ranked = sorted(names, key=lambda name: (name != "fused", name.count("+")))
         union = {name: Tally.merge(tallies[name] for tallies in clients.values() if name in tallies) for name in ranked}
-        return cls(clients, union)
+        return cls(clients, union, tuple(failures))
 
     @property
     def metrics(self) -> Metrics | None:
@@ -144,6 +146,8 @@ def result_record(
     }
     if warm is not None:
         record["closed_form"] = warm.get("test")
+    if validation.failures or test.failures:
+        record["failures"] = failure_records([*validation.failures, *test.failures])
     return record
 
 

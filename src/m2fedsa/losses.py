@@ -17,6 +17,9 @@ from torch.nn import functional
 from m2fedsa.data.samples import UNLABELLED
 from m2fedsa.messages import Phase
 
+_EXPECTATIONS = 20
+"""Rounds of expectation-maximisation; the guess hardly moves after ten."""
+
 
 @dataclass(frozen=True)
 class Predictions:
@@ -165,6 +168,19 @@ def class_frequencies(labels: Tensor, classes: int) -> Tensor:
     """π_u (K,): a client's class frequencies over its labelled samples, smoothed by 0.5 per class."""
     counts = torch.bincount(labels[labels != UNLABELLED], minlength=classes).to(torch.get_default_dtype())
     return smoothed(counts)
+
+
+def own_frequencies(logits: Tensor, log_prior: Tensor, counts: Tensor) -> Tensor:
+    """π̄_u (K,): a client's class frequencies from logits (N, K) under π and the class counts (K,) of its labelled samples, in float64.
+
+    Expectation-maximisation (Saerens, Latinne, Decaestecker 2002): the posteriors under the present guess are the next guess's counts.
+    A client of few classes so learns which they are, and its soft labels are of these.
+    """
+    s, known = logits.to(torch.float64), counts.to(torch.float64)
+    guess = smoothed(known + s.softmax(1).sum(0))
+    for _ in range(_EXPECTATIONS):
+        guess = smoothed(known + (s + guess.log() - log_prior.to(torch.float64)).softmax(1).sum(0))
+    return guess
 
 
 def smoothed(counts: Tensor) -> Tensor:

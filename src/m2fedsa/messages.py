@@ -8,8 +8,8 @@ input, label, logit or loss has a place in them. Fed server and clients exchange
 `RoundPlan`, `Acceptance` and `Averaged`.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
@@ -65,14 +65,19 @@ class Activations:
         return sum(activation.nbytes for activation in self.modalities.values()) + nbytes([self.entering])
 
     def restricted(self, subset: Subset) -> tuple[Tensor, Tensor]:
-        """What enters fusion for a subset of the modalities: (B, M) bool, empty in rows that lack one of them; and which rows have
-        them all (B,) bool. `ALL` leaves every sample what it has."""
-        if subset == ALL:
-            return self.entering, self.entering.any(1)
-        wanted = torch.tensor([name in subset for name in self.modalities])
-        complete = set(subset) <= set(self.modalities)
-        member = (self.entering | ~wanted).all(1) & complete
-        return self.entering & wanted & member[:, None], member
+        """See `restricted`."""
+        return restricted(list(self.modalities), self.entering, subset)
+
+
+def restricted(modalities: Sequence[str], entering: Tensor, subset: Subset) -> tuple[Tensor, Tensor]:
+    """What enters fusion for a subset of the modalities: (B, M) bool, empty in rows that lack one of them; and which rows have them all
+    (B,) bool. `ALL` leaves every sample what it has."""
+    if subset == ALL:
+        return entering, entering.any(1)
+    wanted = torch.tensor([name in subset for name in modalities])
+    complete = set(subset) <= set(modalities)
+    member = (entering | ~wanted).all(1) & complete
+    return entering & wanted & member[:, None], member
 
 
 @dataclass(frozen=True)
@@ -287,6 +292,9 @@ class TrainResult:
     """name -> (sum over samples, samples): one per modality, `fused`, and `fused_multimodal` (samples of several modalities only)"""
     steps: int
     traffic: Traffic
+    """of the four messages"""
+    teaching: Traffic = Traffic()
+    """of the pass that made a new teacher of unlabelled samples; zero without one"""
     local: str | None = None
     """SHA-256 of the local tensors that it has written for this round"""
 
@@ -353,4 +361,3 @@ class Failure:
     client: str
     kind: str
     message: str
-    traffic: Traffic = field(default_factory=Traffic)

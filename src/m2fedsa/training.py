@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from m2fedsa.assembly import Extensions, Parties, assemble, cpu_threads
 from m2fedsa.averaging import Average, weighted_mean
-from m2fedsa.checkpoint import Manifest
+from m2fedsa.checkpoint import LocalFiles, Manifest
 from m2fedsa.config import Config
 from m2fedsa.data.samples import FederatedData
 from m2fedsa.errors import Interrupted, RunDirectoryError, RunError, StorageError
@@ -91,7 +91,7 @@ class Training:
         self.config = parties.blueprint.config
         self.history: list[RoundRecord] = []
         self.accounts = Accounts(parties.fed_server.clients)
-        self.locals: dict[str, tuple[int, str]] = {}
+        self.locals = LocalFiles(parties.fed_server.clients)
         self.warm: WarmStartRecord | None = None
 
     def through(self, resume: bool) -> Result:
@@ -125,18 +125,20 @@ class Training:
     def _warm_start(self) -> None:
         began = time.monotonic()
         outcome = warm_start(self.parties.fed_server, lambda tasks: self._ask(tasks, "warm start"))
+        self.parties.federation.commit(0, list(self.parties.fed_server.clients))
         if not outcome.chosen:
             raise RunError(f"the warm start failed at every client; the first said: {outcome.failures[0].message}")
         seconds = time.monotonic() - began
-        samples = sum(client.labelled for client in self.parties.fed_server.clients.values())
+        validation, test = self._evaluate("validation"), self._evaluate("test")
         self.warm = {
-            "metrics": self._evaluate("validation").metrics,
-            "test": self._evaluate("test").metrics,
-            "bytes": {"up": outcome.traffic.up, "down": outcome.traffic.down},
+            "metrics": validation.metrics,
+            "test": test.metrics,
+            "bytes": {"up": outcome.features.up, "down": outcome.features.down},
+            "sums": {"up": outcome.sums.up, "down": outcome.sums.down},
             "seconds": round(seconds, 3),
-            "samples": samples,
+            "samples": outcome.samples,
             "chosen": {name: {"shrinkage": shrinkage, "scale": scale} for name, (shrinkage, scale) in outcome.chosen.items()},
-            "failures": failure_records(outcome.failures),
+            "failures": failure_records([*outcome.failures, *validation.failures, *test.failures]),
         }
         if self.directory is not None:
             self.directory.warm_started(self.warm)
@@ -152,14 +154,13 @@ class Training:
             return
         self.directory.compare(facts_of(self.parties))
         self.parties.keep_in(self.directory.checkpoint)
-        flat = self.accounts.restore(self._store().read(manifest.round, manifest.fed_server))
+        flat = self.locals.restore(self.accounts.restore(self._store().read(manifest.round, manifest.fed_server)))
         self.parties.fed_server.restore(State.from_filed(manifest.round, flat, manifest.state["fed_server"]))
         if manifest.main_server is not None:
             self.parties.coordination.restore(manifest.round, manifest.main_server)
-        self.parties.federation.restore(manifest.clients)
+        self.parties.federation.restore(self.locals.plain())
         self._check_digest(manifest)
         self._store().keep(manifest.round)
-        self.locals = dict(manifest.clients)
         self.history = self.directory.cut_back(manifest.round)
         self.warm = read_warm_start(self.directory.path)
         if self.warm is None and self.config.federation.warm_start:
@@ -223,20 +224,26 @@ class Training:
             "seconds": round(seconds, 3),
             "metrics": None if evaluated is None else evaluated.metrics,
         }
+        taught = sum((result.teaching for result in results), Traffic())
+        if taught.up or taught.down:
+            record["teaching"] = {"up": taught.up, "down": taught.down}
+        failures = [*failures, *(evaluated.failures if evaluated else ())]
         if failures:
             record["failures"] = failure_records(failures)
         self.history.append(record)
         self.accounts.book(results)
-        self.locals |= {result.client: (plan.number, result.local) for result in results if result.local is not None}
+        for result in results:
+            if result.local is not None:
+                self.locals.note(result.client, plan.number, result.local)
         if self.directory is not None:
             self.directory.append(record)
 
     def _evaluate(self, split: str) -> Evaluated:
         answers = self._ask(self.parties.fed_server.evaluation(split), f"{split} samples")
         failed = [answer for answer in answers if isinstance(answer, Failure)]
-        if failed:
-            raise RunError(f"client {failed[0].client} could not evaluate its {split} samples: {failed[0].message}")
-        return Evaluated.of([answer for answer in answers if isinstance(answer, EvaluateResult)])
+        if failed and len(failed) == len(answers):
+            raise RunError(f"no client could evaluate its {split} samples. The first was {failed[0].client}: {failed[0].message}")
+        return Evaluated.of([answer for answer in answers if isinstance(answer, EvaluateResult)], failed)
 
     # --- what survives --------------------------------------------------------------------------------------------------------------
 
@@ -245,9 +252,9 @@ class Training:
         if self.directory is None:
             return
         state = self.parties.fed_server.state
-        file = self._store().write(state.round, {**state.filed(), **self.accounts.filed()})
+        file = self._store().write(state.round, {**state.filed(), **self.accounts.filed(), **self.locals.filed()})
         facts = {"fed_server": state.facts()}
-        Manifest(state.round, file, main_server, self.locals, self.digest(prints), facts).write(self._checkpoint_directory())
+        Manifest(state.round, file, main_server, self.digest(prints), facts).write(self._checkpoint_directory())
         self._store().keep(state.round)
 
     def _store(self) -> Store:

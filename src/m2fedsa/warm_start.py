@@ -56,9 +56,15 @@ def discriminant(sums: ClassSums, shrinkage: float) -> Discriminant:
 
 
 def best(losses: Mapping[str, Tensor], shrinkages: Sequence[float], scales: Sequence[float]) -> dict[str, tuple[float, float]]:
-    """Per modality the (shrinkage, scale) of least cross-entropy; `losses` (shrinkages, scales), summed over clients."""
+    """Per modality the (shrinkage, scale) of least cross-entropy; `losses` (shrinkages, scales), summed over clients.
+
+    A table of zeros was judged on no sample at all: then the most careful candidate is taken, of the largest shrinkage and least scale.
+    """
     chosen = {}
     for modality, table in losses.items():
+        if not bool(table.any()):
+            chosen[modality] = (max(shrinkages), min(scales))
+            continue
         row, column = divmod(int(table.argmin()), len(scales))
         chosen[modality] = (shrinkages[row], scales[column])
     return chosen

@@ -11,14 +11,14 @@ from tests import worlds
 from torch import Tensor
 
 from m2fedsa import training
-from m2fedsa.averaging import Averager, Contribution, rule_for, weighted_mean
-from m2fedsa.config import DEFAULT_RULES, AveragingRule
+from m2fedsa.averaging import Averager, Contribution, weighted_mean
+from m2fedsa.config import Averaging, AveragingRule
 from m2fedsa.data.samples import FederatedData
-from m2fedsa.errors import ConfigError
+from m2fedsa.errors import ConfigError, RunError
 from m2fedsa.messages import Acceptance
 from m2fedsa.storage import Store
 
-AVERAGER = Averager(DEFAULT_RULES, ("image", "text"))
+AVERAGER = Averager(Averaging(), ("image", "text"))
 
 
 def tensors(**values: float | list[float]) -> dict[str, Tensor]:
@@ -96,7 +96,7 @@ def test_an_average_of_ones_own_gets_each_tensor_with_its_clients_in_order() -> 
         return torch.stack([value for _, value, _ in values]).max(0).values
 
     said = [Contribution(name, tensors(fusion__x=value), {"fusion.": 2}) for name, value in (("b", 1), ("a", 5), ("c", 2))]
-    assert plain(Averager(DEFAULT_RULES, ("image",), average=largest).apply(tensors(fusion__x=9), said, {})[0]) == {"fusion.x": [5]}
+    assert plain(Averager(Averaging(), ("image",), average=largest).apply(tensors(fusion__x=9), said, {})[0]) == {"fusion.x": [5]}
     assert heard == [("fusion.x", [("a", 5.0, 2), ("b", 1.0, 2), ("c", 2.0, 2)], 9.0)]
 
 
@@ -120,7 +120,7 @@ def test_over_modalities_with_equal_weights_after_clients_with_theirs() -> None:
 
 
 def test_only_modalities_that_trained_are_averaged_and_the_others_stay() -> None:
-    averager = Averager(DEFAULT_RULES, ("image", "audio", "text"))
+    averager = Averager(Averaging(), ("image", "audio", "text"))
     old = tensors(image__ta__update__bias=1, audio__ta__update__bias=100, text__ta__update__bias=3)
     said = [Contribution("a", tensors(image__ta__update__bias=4, text__ta__update__bias=8), {"image.": 1, "text.": 1})]
     assert plain(averager.apply(old, said, {})[0]) == {
@@ -134,7 +134,7 @@ def test_what_is_averaged_over_modalities_can_be_filed_in_double_precision(tmp_p
     """Several names with one memory would be refused by the checkpoint."""
     old = {name: torch.zeros(2) for name in ("image.ta.update.bias", "text.ta.update.bias")}
     said = [Contribution("a", {name: torch.ones(2) for name in old}, {"image.": 1, "text.": 1})]
-    averaged, _ = Averager(DEFAULT_RULES, ("image", "text")).apply(old, said, {})
+    averaged, _ = Averager(Averaging(), ("image", "text")).apply(old, said, {})
     store = Store(tmp_path)
     assert store.read(1, store.write(1, averaged)).keys() == old.keys()
 
@@ -149,15 +149,25 @@ def test_unequal_shapes_cannot_be_averaged_over_modalities() -> None:
 # --- over nothing, and which rule counts --------------------------------------------------------------------------------------------
 
 
-def test_the_first_rule_that_matches_counts_and_without_one_it_is_clients() -> None:
-    rules = (AveragingRule(pattern="image.ma.*", over="clients"), AveragingRule(pattern="*.ma.*", over="nothing"))
-    assert [rule_for(rules, name) for name in ("image.ma.up", "text.ma.up", "text.ta.up")] == ["clients", "nothing", "clients"]
-    assert rule_for(DEFAULT_RULES, "left_camera.ta.update.weight") == "modalities"
-    assert rule_for(DEFAULT_RULES, "left_camera.ma.update.weight") == "clients"
+def test_the_first_rule_that_matches_counts_and_behind_ones_own_stand_those_of_the_paper() -> None:
+    own = Averaging(rules=(AveragingRule(pattern="image.ma.*", over="clients"), AveragingRule(pattern="*.ma.*", over="nothing")))
+    assert [own.over(name) for name in ("image.ma.up", "text.ma.up", "text.ta.up")] == ["clients", "nothing", "clients"]
+    for averaging in (own, Averaging(), Averaging(rules=())):
+        assert averaging.over("left_camera.ta.update.weight") == "modalities"
+        assert averaging.over("left_camera.classifier.weight") == "clients"
+    assert Averaging(rules=(AveragingRule(pattern="*.ta.update.*", over="clients"),)).over("image.ta.update.bias") == "clients"
+
+
+@pytest.mark.parametrize("wrong", [lambda value: value.double(), lambda value: value[:1], lambda _: 0.5])
+def test_an_average_of_ones_own_that_gives_something_else_is_named(wrong) -> None:
+    averager = Averager(Averaging(), ("image",), average=lambda _name, values, _previous: wrong(values[0][1]))
+    said = [Contribution("a", {"image.ma.up.bias": torch.ones(2)}, {"image.": 1})]
+    with pytest.raises(RunError, match=r"averaging rule gave .* for image\.ma\.up\.bias, but \(2,\) torch\.float32"):
+        averager.apply({"image.ma.up.bias": torch.zeros(2)}, said, {})
 
 
 def test_a_local_tensor_keeps_its_global_value() -> None:
-    averager = Averager((AveragingRule(pattern="*.classifier.*", over="nothing"),), ("image",))
+    averager = Averager(Averaging(rules=(AveragingRule(pattern="*.classifier.*", over="nothing"),)), ("image",))
     said = [Contribution("a", tensors(image__classifier__bias=4, image__ma__up=4), {"image.": 1})]
     found, velocity = averager.apply(tensors(image__classifier__bias=1, image__ma__up=1), said, {})
     assert plain(found) == {"image.classifier.bias": [1], "image.ma.up": [4]}
@@ -170,7 +180,7 @@ def test_a_local_tensor_keeps_its_global_value() -> None:
 
 def test_momentum_by_hand() -> None:
     """β = ½. Targets 4, 4, (none), 0 from 0:  v = 4 → x = 4;  v = 0 + 2 → x = 6;  nothing trains;  v = -6 + 1 → x = 1."""
-    averager = Averager(DEFAULT_RULES, ("image",), momentum=0.5)
+    averager = Averager(Averaging(), ("image",), momentum=0.5)
     x, v = tensors(image__ma__up=0), {}
     for target, expected in ((4, 4), (4, 6), (None, 6), (0, 1)):
         said = [] if target is None else [Contribution("a", tensors(image__ma__up=target), {"image.": 3})]
@@ -180,7 +190,7 @@ def test_momentum_by_hand() -> None:
 
 
 def test_what_is_handed_in_is_never_changed() -> None:
-    averager = Averager(DEFAULT_RULES, ("image", "text"), momentum=0.5)
+    averager = Averager(Averaging(), ("image", "text"), momentum=0.5)
     old, v = tensors(image__ta__update__bias=1, text__ta__update__bias=2), tensors(image__ta__update__bias=3)
     said = [Contribution("a", tensors(image__ta__update__bias=4, text__ta__update__bias=5), {"image.": 1, "text.": 1})]
     before = [plain(old), plain(v), plain(said[0].tensors)]

@@ -187,3 +187,34 @@ def test_a_poisoned_client_is_left_out_of_the_warm_start_too() -> None:
         for one in (poisoned(data, "ann", "image", 2), replace(data, clients=left_out))
     ]
     assert digests[0] == digests[1]
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_a_client_that_cannot_evaluate_is_left_out_and_named(tmp_path: Path, split: str) -> None:
+    """Two clients evaluate; the metrics are those of the sound one, and the run ends."""
+    data = worlds.federated()
+    name = "val" if split == "validation" else "tst"
+    samples = data.clients[name].split(split)
+    spoilt = {"image": {"pixel_values": torch.full_like(samples.columns["image"]["pixel_values"], NAN)}}
+    bad = replace(samples, columns={**samples.columns, **spoilt})
+    clients = {**data.clients, "bad": replace(data.clients[name], **{split: bad})}
+    settings = worlds.config(federation__rounds=1, federation__warm_start=True)
+    sound, found = (
+        training.run(settings, data=one, encoders=worlds.encoders(), out=tmp_path / str(number))
+        for number, one in enumerate((data, replace(data, clients=clients)))
+    )
+    assert found.digest == sound.digest
+    assert (found.metrics, found.validation) == (sound.metrics, sound.validation)
+    written = json.loads((tmp_path / "1" / "result.json").read_text())
+    assert [(one["client"], one["kind"]) for one in written["failures"]] == [("bad", "DivergedError")]
+    assert "failures" not in json.loads((tmp_path / "0" / "result.json").read_text())
+    assert [one["client"] for one in found.history[0].get("failures", [])] == (["bad"] if split == "validation" else [])
+
+
+def test_when_nobody_can_evaluate_the_run_says_so() -> None:
+    data = worlds.federated()
+    samples = data.clients["val"].validation
+    spoilt = {"text": samples.columns["text"], "audio": {"input_values": torch.full_like(samples.columns["audio"]["input_values"], NAN)}}
+    clients = {**data.clients, "val": replace(data.clients["val"], validation=replace(samples, columns={**samples.columns, **spoilt}))}
+    with pytest.raises(RunError, match="no client could evaluate its validation samples. The first was val: .*modality audio"):
+        training.run(worlds.config(federation__rounds=1), data=replace(data, clients=clients), encoders=worlds.encoders())

@@ -18,6 +18,7 @@ from m2fedsa.client.batch import Branches
 from m2fedsa.client.kept import KeptOutputs
 from m2fedsa.client.local_round import LocalRound
 from m2fedsa.client.teacher import Teacher
+from m2fedsa.client.warm import class_counts
 from m2fedsa.config import Config
 from m2fedsa.data.samples import UNLABELLED, InMemorySamples
 from m2fedsa.losses import step_loss
@@ -67,7 +68,7 @@ def split(at: Stage, samples: InMemorySamples, phase: Phase, teachers: Mapping[s
     parts = client_parts(blueprint, samples.modalities)
     parts.load(at.tensors)
     branches = Branches(samples, "train", at.who.shared.heads, KeptOutputs(), parts)
-    teacher = None if teachers is None else Teacher(teachers, at.log_prior)
+    teacher = None if teachers is None else Teacher.made(teachers, at.log_prior, class_counts(samples.labels, len(at.log_prior)))
     server.begin(plan)
     with server.session(CLIENT, 1) as session:
         LocalRound(blueprint, CLIENT, branches, plan, at.log_prior, teacher, step_loss).run(session)

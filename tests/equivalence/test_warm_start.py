@@ -8,6 +8,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from tests import worlds
+from tests.equivalence import unsplit
 from tests.equivalence.unsplit_run import Run
 from tests.equivalence.unsplit_run import discriminant as weighted_discriminant
 from torch import Tensor
@@ -16,7 +17,18 @@ from m2fedsa.assembly import Parties
 from m2fedsa.blueprint import initial_client_tensors, initial_server_tensors
 from m2fedsa.data.samples import FederatedData
 from m2fedsa.fed_server.warm import WarmStart, warm_start
-from m2fedsa.messages import ClassSums, Failure, JudgeResult, JudgeTask, SumsResult, SumsTask
+from m2fedsa.losses import own_frequencies
+from m2fedsa.main_server import MainServer
+from m2fedsa.messages import (
+    ClassSums,
+    EvaluationReply,
+    EvaluationRequest,
+    Failure,
+    JudgeResult,
+    JudgeTask,
+    SumsResult,
+    SumsTask,
+)
 from m2fedsa.warm_start import best, class_sums, discriminant, total
 
 CLASSES = len(worlds.CLASSES)
@@ -171,7 +183,7 @@ GRIDS = {
     "as it comes": {},
     "coarse": {"warm_start__shrinkages": "[0.05, 0.9]", "warm_start__scales": "[0.5, 2.0]"},
     "fine": {"warm_start__shrinkages": "[0.2, 0.5, 0.8, 0.99]", "warm_start__scales": "[0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6]"},
-    "rare classes left out": {"warm_start__min_count": 5},
+    "rare classes left out": {"warm_start__min_count": 3},
 }
 
 
@@ -222,7 +234,10 @@ def test_what_a_client_returns_is_sums_of_its_own_samples(float64, least: int) -
             z = start.pooled_features(samples)[modality]
             rows = [row for row, y in enumerate(labels) if y >= 0 and kept[y] and bool(samples.presence[row, column])]
             for half, found in ((rows[0::2], answer.even[modality]), (rows[1::2], answer.odd[modality])):
+                often = np.bincount(labels[half], minlength=CLASSES) >= least
+                half = [row for row in half if often[labels[row]]]
                 check_sums(found, z[half], labels[half])
+                assert all(count == 0 or count >= least for count in found.counts.tolist())
     assert (left_out > 0) == (least > 1)
 
 
@@ -278,3 +293,53 @@ def test_a_client_that_fails_among_the_soft_labels_does_not_cost_its_own(float64
     assert outcome.chosen == plain.chosen
     assert torch.equal(prior, kept_prior)
     assert all(torch.equal(tensors[name], kept[name]) for name in tensors)
+
+
+@pytest.mark.parametrize("unlabelled", [0.0, 0.5])
+def test_each_sample_is_sent_once(float64, monkeypatch: pytest.MonkeyPatch, unlabelled: float) -> None:
+    """With labels, or without and with several modalities; whatever is asked for, and no other."""
+    data = worlds.federated(BIG, unlabelled=unlabelled)
+    sent: dict[str, int] = {}
+    evaluate = MainServer.evaluate
+
+    def counting(self: MainServer, client: str, request: EvaluationRequest) -> EvaluationReply:
+        sent[client] = sent.get(client, 0) + len(request.activations.entering)
+        return evaluate(self, client, request)
+
+    monkeypatch.setattr(MainServer, "evaluate", counting)
+    _, outcome, _, answers = started(data)
+    due = {}
+    for name, client in data.clients.items():
+        if client.train is not None:
+            alone = client.train.presence.sum(1) == 1
+            due[name] = int((~((client.train.labels < 0) & alone)).sum())
+    assert sent == due
+    assert outcome.samples == sum(due.values())
+    assert outcome.features.up == sum(answer.traffic.up for answer in answers) > 0
+    assert len({type(answer) for answer in answers}) == 2
+
+
+def test_soft_labels_know_which_classes_their_client_has(float64) -> None:
+    """Logits that cannot tell two classes apart, at a client that holds but one of them; and by hand for one sample."""
+    torch.manual_seed(0)
+    truth = torch.randint(0, 2, (400,)) * 2
+    logits = torch.randn(400, 4) + 2 * torch.eye(4)[truth] + 2 * torch.eye(4)[truth + 1]
+    uniform = torch.full((4,), 0.25).log()
+    found = own_frequencies(logits, uniform, torch.tensor([20, 0, 20, 0]))
+    plain = logits.softmax(1).mean(0)
+    assert float(plain[1] + plain[3]) > 0.4
+    assert float(found[1] + found[3]) < float(plain[1] + plain[3]) - 0.05
+    assert torch.allclose(found.sum(), torch.tensor(1.0))
+    expected = unsplit.expected_frequencies(logits.tolist(), uniform.tolist(), [20, 0, 20, 0])
+    assert torch.allclose(found, torch.tensor(expected), atol=1e-10)
+    alone = own_frequencies(torch.tensor([[3.0, 3.0]]), torch.tensor([0.5, 0.5]).log(), torch.tensor([0, 0]))
+    assert torch.allclose(alone, torch.tensor([0.5, 0.5])), "nothing tells them apart"
+
+
+def test_without_a_sample_to_judge_on_the_first_candidates_are_not_taken_for_the_best() -> None:
+    """No client has two labelled samples of a modality: a table of zeros says nothing."""
+    data = worlds.federated({f"client{number}": (("text",), 1) for number in range(6)}, modalities=("text",))
+    who = worlds.parties(worlds.config(("text",), federation__warm_start=True), data)
+    outcome = warm_start(who.fed_server, lambda tasks: list(who.federation.run(tasks)))
+    settings = who.blueprint.config.warm_start
+    assert outcome.chosen == {"text": (max(settings.shrinkages), min(settings.scales))}

@@ -230,6 +230,20 @@ def own_frequencies(labels: Sequence[int], classes: int) -> Tensor:
     return torch.tensor(counts) / sum(counts)
 
 
+def expected_frequencies(logits: Sequence[Sequence[float]], log_prior: Sequence[float], counts: Sequence[int]) -> list[float]:
+    """A client's class frequencies by expectation-maximisation, from logits under π and its class counts, smoothed by 0.5 per class."""
+    ratio = [1.0] * len(counts)
+    for _ in range(21):
+        expected = [count + 0.5 for count in counts]
+        for line in logits:
+            odds = [math.exp(value - max(line)) * weight for value, weight in zip(line, ratio, strict=True)]
+            for label, one in enumerate(odds):
+                expected[label] += one / sum(odds)
+        frequencies = [one / sum(expected) for one in expected]
+        ratio = [one / math.exp(prior) for one, prior in zip(frequencies, log_prior, strict=True)]
+    return frequencies
+
+
 @dataclass
 class Objective:
     """The loss of a batch."""
@@ -280,9 +294,11 @@ class Objective:
         if self.teachers is not None:
             teacher = self.teachers[name]
             taught = [row for row in rows if not bool(teacher[batch.rows[row]].isnan().any())]
-            everyone = [log_softmax(line).exp() for line in teacher if not bool(line.isnan().any())]
             if taught:
-                shift = torch.stack(everyone).mean(0).log() - self.network.log_prior
+                everyone = [line.tolist() for line in teacher if not bool(line.isnan().any())]
+                counts = [batch.samples.labels.tolist().count(label) for label in range(teacher.shape[1])]
+                frequencies = expected_frequencies(everyone, self.network.log_prior.tolist(), counts)
+                shift = torch.tensor(frequencies).log() - self.network.log_prior
                 total = total + mean([divergence(teacher[batch.rows[row]] + shift, out.logits[row][name] + shift) for row in taught])
         return total
 

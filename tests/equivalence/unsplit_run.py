@@ -244,12 +244,15 @@ class Run:
         return q * (q.sum(0) >= self.config.warm_start.min_count)
 
     def soft_targets(self, samples: InMemorySamples) -> np.ndarray:
-        """softmax(s) of the unlabelled samples of several modalities, zero elsewhere."""
+        """softmax(s + log π_u/π) of the unlabelled samples of several modalities, zero elsewhere."""
         q, taught = np.zeros((len(samples.labels), len(self.data.classes))), unlabelled_pairs(samples)
         if bool(taught.any()):
             with torch.no_grad():
                 out = self.network.forward(self.tensors, unsplit.Batch.complete(samples, taught.nonzero().flatten()), unsplit.Masks())
-            q[taught.numpy()] = unsplit.log_softmax(torch.stack(out.fused)).exp().double().numpy()
+            logits, prior = torch.stack(out.fused).double(), self.log_prior.double()
+            counts = [samples.labels.tolist().count(label) for label in range(len(prior))]
+            own = unsplit.expected_frequencies(logits.tolist(), prior.tolist(), counts)
+            q[taught.numpy()] = (logits + torch.tensor(own).double().log() - prior).softmax(1).numpy()
         return q
 
     def pooled_features(self, samples: InMemorySamples) -> dict[str, np.ndarray]:
@@ -271,6 +274,11 @@ class Run:
         for client in self.clients:
             if modality in features[client]:
                 known = (targets[client].sum(1) > 0) & ~np.isnan(features[client][modality][:, 0])
-                z.append(features[client][modality][known][first::every])
-                q.append(targets[client][known][first::every])
+                rows, half = features[client][modality][known][first::every], targets[client][known][first::every]
+                if every == 2:
+                    half = half * (half.sum(0) >= self.config.warm_start.min_count)
+                elif len(rows) < self.config.warm_start.min_count:
+                    half = np.zeros_like(half)
+                z.append(rows[half.sum(1) > 0])
+                q.append(half[half.sum(1) > 0])
         return np.concatenate(z), np.concatenate(q)

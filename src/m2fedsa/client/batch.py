@@ -72,13 +72,17 @@ def unimodal_logits(parts: Parts, pooled: Mapping[str, Tensor]) -> dict[str, Ten
     return {modality: parts.modules[f"{modality}.classifier"](z) for modality, z in pooled.items()}
 
 
-def join(parts: Parts, fused: Tensor, unimodal: Mapping[str, Tensor], activations: Activations, log_prior: Tensor, *, late: bool) -> Tensor:
-    """s (B, K) of the samples of a batch from f and the unimodal logits."""
+def join(
+    parts: Parts,
+    fused: Tensor,
+    unimodal: Mapping[str, Tensor],
+    rows: Mapping[str, Tensor],
+    entering: Tensor,
+    log_prior: Tensor,
+    *,
+    late: bool,
+) -> Tensor:
+    """s (B, K) of the samples of a batch from f and the unimodal logits; `rows`: which samples have a modality."""
     classifier: nn.Module = parts.modules[f"{FUSED}.classifier"]
-    rows = {modality: activation.rows.to(fused.device) for modality, activation in activations.modalities.items()}
-    return fused_logits(classifier(fused), unimodal, rows, activations.entering.to(fused.device), log_prior.to(fused.device), late=late)
-
-
-def chunks(number: int, size: int) -> tuple[Tensor, ...]:
-    """Row numbers 0 … number-1 in fixed chunks."""
-    return torch.split(torch.arange(number), size) if number else ()
+    places = {modality: index.to(fused.device) for modality, index in rows.items()}
+    return fused_logits(classifier(fused), unimodal, places, entering.to(fused.device), log_prior.to(fused.device), late=late)

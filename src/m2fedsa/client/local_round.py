@@ -120,7 +120,8 @@ class LocalRound:
         unimodal = unimodal_logits(self.branches.parts, pooled)
         # In the fusion phase the unimodal classifiers answer for their own loss alone.
         entering = {name: logits.detach() for name, logits in unimodal.items()} if self.plan.phase == "fusion" else unimodal
-        joined = join(self.branches.parts, fused, entering, activations, self.log_prior, late=config.fusion.late)
+        rows = {modality: activation.rows for modality, activation in activations.modalities.items()}
+        joined = join(self.branches.parts, fused, entering, rows, activations.entering, self.log_prior, late=config.fusion.late)
         adjustment = torch.zeros_like(self.log_prior)
         if config.loss.prior_adjusted:
             adjustment = class_frequencies(samples.labels, self.blueprint.classes).log() - self.log_prior
@@ -128,7 +129,7 @@ class LocalRound:
         device = joined.device
         return Predictions(
             unimodal=unimodal,
-            rows={modality: activation.rows.to(device) for modality, activation in activations.modalities.items()},
+            rows={modality: index.to(device) for modality, index in rows.items()},
             fused=joined,
             counts=activations.entering.sum(1).to(device, joined.dtype),
             labels=samples.labels[batch].to(device),

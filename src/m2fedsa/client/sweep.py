@@ -3,26 +3,30 @@
 Samples pass in fixed chunks of the client's own order, so that a sample's bits never depend on the occasion.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 
 import torch
 from torch import Tensor
 
-from m2fedsa.client.batch import Branches, chunks, join, unimodal_logits, without_graph
+from m2fedsa.client.batch import Branches, join, unimodal_logits, without_graph
 from m2fedsa.config import Config
 from m2fedsa.errors import DivergedError
 from m2fedsa.links.port import Link
-from m2fedsa.messages import ALL, Activations, EvaluationReply, EvaluationRequest, Subset, Traffic
+from m2fedsa.messages import ALL, EvaluationReply, EvaluationRequest, Subset, Traffic, restricted
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """One chunk on its way back."""
+    """What came back for some samples; the activations that were sent are forgotten."""
 
-    rows: Tensor
-    activations: Activations
+    samples: Tensor
+    """(B,) int64"""
+    rows: Mapping[str, Tensor]
+    """modality -> (B_m,) which of them have it"""
+    entering: Tensor
+    """(B, M), a column for each modality of `rows`"""
     reply: EvaluationReply
 
 
@@ -38,11 +42,12 @@ class Sweep:
     log_prior: Tensor
     traffic: Traffic = field(default_factory=Traffic)
 
-    def chunks(self, subsets: Sequence[Subset]) -> Iterator[Chunk]:
-        """Send every sample once; f comes back for each subset."""
-        for rows in chunks(len(self.branches.samples.labels), self.config.evaluation.batch_size):
+    def chunks(self, subsets: Sequence[Subset], samples: Tensor | None = None) -> Iterator[Chunk]:
+        """Send samples (n,) once, all of them where None; f comes back for each subset."""
+        wanted = torch.arange(len(self.branches.samples.labels)) if samples is None else samples
+        for batch in torch.split(wanted, self.config.evaluation.batch_size) if len(wanted) else ():
             with torch.no_grad():
-                activations = without_graph(self.branches.encode(rows, self.branches.presence(rows)))
+                activations = without_graph(self.branches.encode(batch, self.branches.presence(batch)))
             request = EvaluationRequest(activations, tuple(subsets), self.at)
             reply = self.link.evaluate(self.client, request).to(self.branches.parts.device)
             self.traffic += Traffic(request.nbytes, reply.nbytes)
@@ -51,46 +56,47 @@ class Sweep:
                     raise DivergedError(
                         f"client {self.client}, evaluation after round {self.at}: features of modality {modality} are not finite."
                     )
-            yield Chunk(rows, activations, reply)
-
-    def pooled(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """Per modality the samples that have it (n,) and their features z_m (n, D_z)."""
-        found: dict[str, list[tuple[Tensor, Tensor]]] = {}
-        for chunk in self.chunks([]):
-            for modality, pooled in chunk.reply.pooled.items():
-                found.setdefault(modality, []).append((chunk.rows[chunk.activations.modalities[modality].rows], pooled.cpu()))
-        return {modality: (torch.cat([rows for rows, _ in parts]), torch.cat([z for _, z in parts])) for modality, parts in found.items()}
+            rows = {modality: one.rows for modality, one in activations.modalities.items()}
+            yield Chunk(batch, rows, activations.entering, reply)
 
     @torch.no_grad()
-    def logits(self, subsets: Sequence[Subset]) -> dict[Subset, tuple[Tensor, Tensor]]:
+    def logits(self, subsets: Sequence[Subset], chunks: Iterable[Chunk] | None = None) -> dict[Subset, tuple[Tensor, Tensor]]:
         """Per subset the samples that have it (n,) and their logits (n, K): p_m for one modality, s restricted to the subset for more.
 
-        The subset `ALL` gives s with all modalities that a sample has.
+        The subset `ALL` gives s with all modalities that a sample has. `chunks`: of a pass that was made before, with f for `subsets`.
         """
         found: dict[Subset, list[tuple[Tensor, Tensor]]] = {subset: [] for subset in subsets}
         joint = [subset for subset in subsets if len(subset) != 1]
-        for chunk in self.chunks(joint):
+        for chunk in self.chunks(joint) if chunks is None else chunks:
             unimodal = unimodal_logits(self.branches.parts, chunk.reply.pooled)
             for subset in subsets:
                 if len(subset) == 1:
                     if subset[0] in unimodal:
-                        found[subset].append((chunk.rows[chunk.activations.modalities[subset[0]].rows], unimodal[subset[0]].cpu()))
+                        found[subset].append((chunk.samples[chunk.rows[subset[0]]], unimodal[subset[0]].cpu()))
                 else:
-                    rows, logits = self._restricted(chunk, subset, unimodal)
-                    found[subset].append((chunk.rows[rows], logits))
+                    places, logits = self._restricted(chunk, subset, unimodal)
+                    found[subset].append((chunk.samples[places], logits))
         return {
             subset: (torch.cat([rows for rows, _ in parts]), torch.cat([s for _, s in parts])) for subset, parts in found.items() if parts
         }
 
     def _restricted(self, chunk: Chunk, subset: Subset, unimodal: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """s over the modalities of a subset, for the chunk's rows that have them all."""
-        entering, member = chunk.activations.restricted(subset)
+        """s over the modalities of a subset, for the chunk's samples that have them all."""
+        entering, member = restricted(list(chunk.rows), chunk.entering, subset)
         fused = chunk.reply.fused[subset]
-        whole = fused.new_zeros(len(chunk.rows), fused.shape[1])
+        whole = fused.new_zeros(len(chunk.samples), fused.shape[1])
         whole[member.to(fused.device)] = fused
-        limited = Activations(chunk.activations.modalities, entering)
-        logits = join(self.branches.parts, whole, unimodal, limited, self.log_prior, late=self.config.fusion.late)
+        logits = join(self.branches.parts, whole, unimodal, chunk.rows, entering, self.log_prior, late=self.config.fusion.late)
         return member.nonzero().squeeze(1), logits.cpu()[member]
+
+
+def pooled_features(chunks: Iterable[Chunk]) -> dict[str, tuple[Tensor, Tensor]]:
+    """Per modality the samples that have it (n,) and their features z_m (n, D_z)."""
+    found: dict[str, list[tuple[Tensor, Tensor]]] = {}
+    for chunk in chunks:
+        for modality, pooled in chunk.reply.pooled.items():
+            found.setdefault(modality, []).append((chunk.samples[chunk.rows[modality]], pooled.cpu()))
+    return {modality: (torch.cat([rows for rows, _ in parts]), torch.cat([z for _, z in parts])) for modality, parts in found.items()}
 
 
 def all_subsets(modalities: Sequence[str]) -> list[Subset]:

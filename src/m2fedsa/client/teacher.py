@@ -4,11 +4,16 @@ s̄ are logits in evaluation mode, computed at the client's first part in each w
 and kept among its local tensors: a teacher that moves with its student would feed on itself. (Section "Unlabelled samples".)
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
+
+from m2fedsa.client.sweep import Chunk, Sweep, label_of
+from m2fedsa.losses import own_frequencies
+from m2fedsa.messages import ALL, Subset
 
 PREFIX = "teacher/"
 WINDOW = "teacher window"
@@ -26,29 +31,46 @@ class Teacher:
 
     logits: Mapping[str, Tensor]
     """name -> s̄ (N, K), NaN for samples that are not taught"""
-    log_prior: Tensor
+    adjustments: Mapping[str, Tensor]
+    """name -> log(π̄_u/π) (K,)"""
 
-    def of(self, batch: Tensor, modalities: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    @classmethod
+    def made(cls, logits: Mapping[str, Tensor], log_prior: Tensor, counts: Tensor) -> "Teacher":
+        """With the client's own class frequencies; counts (K,): of its labelled samples."""
+        return cls(logits, {name: adjustment(source, log_prior, counts) for name, source in logits.items()})
+
+    def of(self, batch: Tensor, modalities: Iterable[str]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Teacher logits (B, K) and their adjustments log(π̄_u/π) (K,) for each modality of the batch."""
         teachers, adjustments = {}, {}
         for modality in modalities:
-            source = self.logits.get(modality, self.logits.get("fused"))
+            name = modality if modality in self.logits else "fused"
+            source = self.logits.get(name)
             if source is not None and not bool(source[batch, 0].isnan().all()):
-                teachers[modality] = source[batch]
-                adjustments[modality] = soft_frequencies(source).log() - self.log_prior
+                teachers[modality], adjustments[modality] = source[batch], self.adjustments[name]
         return teachers, adjustments
 
     @classmethod
-    def from_local(cls, local: Mapping[str, Tensor], log_prior: Tensor) -> "Teacher":
+    def from_local(cls, local: Mapping[str, Tensor], log_prior: Tensor, counts: Tensor) -> "Teacher":
         """The teacher that a client's local tensors hold."""
-        return cls({name.removeprefix(PREFIX): value for name, value in local.items() if name.startswith(PREFIX)}, log_prior)
+        return cls.made({name.removeprefix(PREFIX): value for name, value in local.items() if name.startswith(PREFIX)}, log_prior, counts)
 
     def to_local(self, number: int) -> dict[str, Tensor]:
         """The teacher as local tensors of window `number`."""
         return {**{PREFIX + name: value for name, value in self.logits.items()}, WINDOW: torch.tensor(number)}
 
 
-def soft_frequencies(logits: Tensor) -> Tensor:
-    """π̄_u (K,): the mean of softmax(s̄) over the taught samples."""
-    taught = logits[~logits[:, 0].isnan()]
-    return taught.softmax(1).mean(0).clamp(min=1e-8)
+def teach(sweep: Sweep, chunks: Sequence[Chunk], teacher: Literal["fused", "self"]) -> dict[str, Tensor]:
+    """s̄ (N, K) of the samples of these chunks, NaN elsewhere: under `fused`, or per modality where each teaches itself."""
+    subsets: list[Subset] = [ALL] if teacher == "fused" else [(modality,) for modality in sweep.branches.samples.modalities]
+    teachers = {}
+    for subset, (rows, logits) in sweep.logits(subsets, chunks).items():
+        whole = torch.full((len(sweep.branches.samples.labels), logits.shape[1]), float("nan"), dtype=logits.dtype)
+        whole[rows] = logits
+        teachers[label_of(subset)] = whole
+    return teachers
+
+
+def adjustment(logits: Tensor, log_prior: Tensor, counts: Tensor) -> Tensor:
+    """log(π̄_u/π) (K,) from teacher logits (N, K), NaN in rows that are not taught, and the class counts (K,) of labelled samples."""
+    frequencies = own_frequencies(logits[~logits[:, 0].isnan()], log_prior, counts)
+    return (frequencies.log() - log_prior.to(torch.float64)).to(logits.dtype)

@@ -4,7 +4,7 @@ It never sees an input, an activation or the label of a sample. Everything that 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from m2fedsa.averaging import Average, Averager, Contribution, weighted_mean
 from m2fedsa.blueprint import FUSED, Blueprint, client_parts, initial_client_tensors
+from m2fedsa.errors import RunError
 from m2fedsa.fed_server.phases import transfer_since
 from m2fedsa.losses import smoothed
 from m2fedsa.messages import (
@@ -91,7 +92,7 @@ class FedServer:
         self.blueprint, self.sampler = blueprint, sampler
         self.clients = {client.name: client for client in clients}
         config = blueprint.config
-        self._averager = Averager(config.averaging.rules, blueprint.modalities, config.federation.server_momentum, average)
+        self._averager = Averager(config.averaging, blueprint.modalities, config.federation.server_momentum, average)
         uniform = torch.full((blueprint.classes,), 1.0 / blueprint.classes).log()
         self.state = State(0, initial_client_tensors(blueprint), uniform)
 
@@ -105,6 +106,7 @@ class FedServer:
         phase = "fusion" if since is None else "transfer"
         eligible = [client for client in self.clients.values() if self._takes_part(client, transfer=since is not None)]
         chosen = self.sampler(number, eligible, config.federation.clients_per_round, derive(config.seed, "sample", number))
+        _check_chosen(chosen, eligible, number)
         roster = {name: self.clients[name].modalities for name in sorted(chosen)}
         plan = RoundPlan(number, phase, derive_seed(config.seed, "round", number), roster, rate, config.transfer.weights, since)  # type: ignore[arg-type]
         return plan, [TrainTask(name, plan, self.view(name)) for name in roster]
@@ -154,9 +156,17 @@ class FedServer:
         client_parts(self.blueprint, self.blueprint.modalities).load(state.tensors)
         self.state = state
 
-    def known_clients(self) -> list[dict[str, Any]]:
-        """The registry as plain values."""
-        return [asdict(client) for client in self.clients.values()]
+
+def _check_chosen(chosen: Sequence[str], eligible: Sequence[ClientInfo], number: int) -> None:
+    """`RunError` where a sampler names a client twice, or one that cannot take part; or nobody, though somebody could."""
+    known = {client.name for client in eligible}
+    strange = [name for name in chosen if name not in known]
+    if strange:
+        raise RunError(f"round {number}: the sampler chose {strange[0]!r}, which cannot take part; {len(known)} clients can.")
+    if len(set(chosen)) < len(chosen):
+        raise RunError(f"round {number}: the sampler chose {max(chosen, key=list(chosen).count)} more than once.")
+    if known and not chosen:
+        raise RunError(f"round {number}: the sampler chose nobody, though {len(known)} clients can take part.")
 
 
 def mean_losses(results: Sequence[TrainResult]) -> dict[str, float]:

@@ -24,7 +24,12 @@ class WarmStart:
 
     chosen: Mapping[str, tuple[float, float]]
     """modality -> (shrinkage, scale)"""
-    traffic: Traffic
+    features: Traffic
+    """between clients and main server"""
+    sums: Traffic
+    """between clients and fed server"""
+    samples: int
+    """that were sent, each once"""
     failures: tuple[Failure, ...]
 
 
@@ -44,7 +49,10 @@ def warm_start(server: FedServer, ask: Ask) -> WarmStart:
         else:
             chosen = softly
         first = first + second
-    return WarmStart(chosen, first.traffic, first.failures)
+    sent = sum(client.labelled for client in server.clients.values())
+    if taught and server.blueprint.config.transfer.closed_form:
+        sent += sum(client.teachable for client in server.clients.values())
+    return WarmStart(chosen, first.features, first.sums, sent, first.failures)
 
 
 def _fit(
@@ -77,19 +85,21 @@ def _fit(
 
 @dataclass(frozen=True)
 class _Exchange:
-    traffic: Traffic
+    features: Traffic
+    sums: Traffic
     failures: tuple[Failure, ...]
 
     def __add__(self, other: "_Exchange") -> "_Exchange":
-        return _Exchange(self.traffic + other.traffic, self.failures + other.failures)
+        return _Exchange(self.features + other.features, self.sums + other.sums, self.failures + other.failures)
 
 
 def _sums(server: FedServer, ask: Ask, clients: Sequence[str], soft: bool) -> tuple[list[SumsResult], _Exchange]:
     tasks = [SumsTask(name, server.view(name), soft) for name in clients]
     answers = ask(tasks)
     results = sorted((one for one in answers if isinstance(one, SumsResult)), key=lambda one: one.client)
-    traffic = sum((one.traffic + Traffic(up=one.nbytes) for one in results), Traffic(down=sum(task.view.nbytes for task in tasks)))
-    return results, _Exchange(traffic, tuple(one for one in answers if isinstance(one, Failure)))
+    features = sum((one.traffic for one in results), Traffic())
+    sums = Traffic(sum(one.nbytes for one in results), sum(task.view.nbytes for task in tasks))
+    return results, _Exchange(features, sums, tuple(one for one in answers if isinstance(one, Failure)))
 
 
 def _judge(
@@ -111,9 +121,10 @@ def _judge(
         for pair in many
     )
     received = sum(nbytes(result.losses.values()) for result in results)
-    traffic = sum((one.traffic for one in results), Traffic(up=received, down=sent + sum(task.view.nbytes for task in tasks)))
+    features = sum((one.traffic for one in results), Traffic())
+    sums = Traffic(received, sent + sum(task.view.nbytes for task in tasks))
     failures = tuple(one for one in answers if isinstance(one, Failure))
-    return {modality: _ordered_sum(parts) for modality, parts in tables.items()}, _Exchange(traffic, failures)
+    return {modality: _ordered_sum(parts) for modality, parts in tables.items()}, _Exchange(features, sums, failures)
 
 
 def _ordered_sum(parts: Sequence[Tensor]) -> Tensor:

@@ -20,8 +20,8 @@ class Federation(Protocol):
         """Give each task to its client and yield one result or failure per task, in the order in which they arrive."""
 
     def commit(self, round_number: int, accepted: Sequence[str]) -> None:
-        """The round is part of the run: the accepted clients take the local tensors that they wrote for it as their own. Harmless
-        when repeated."""
+        """The round is part of the run: the accepted clients take the local tensors that they wrote for it as their own, and drop what
+        they kept for it alone; round 0 is the warm start. Harmless when repeated."""
 
     def restore(self, locals_: Mapping[str, tuple[int, str]]) -> None:
         """Go back to a checkpoint: client -> (round, digest) of its local tensors; clients that are not named have none."""

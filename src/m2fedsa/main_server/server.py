@@ -81,7 +81,7 @@ class MainServer:
         """`tails`: per modality, on `device`, where everything is computed; tensors between rounds are kept in main memory."""
         self.blueprint, self._tails, self._device = blueprint, tails, device
         config = blueprint.config
-        self._averager = Averager(config.averaging.rules, blueprint.modalities, config.federation.server_momentum, average)
+        self._averager = Averager(config.averaging, blueprint.modalities, config.federation.server_momentum, average)
         self._in_force = State(0, initial_server_tensors(blueprint))
         self._prepared: State | None = None
         self._plan: RoundPlan | None = None

@@ -63,12 +63,15 @@ class RunFiles:
         return next((record["round"] for record in self.rounds if record["phase"] == "transfer"), None)
 
     def traffic(self) -> dict[str, int]:
-        """Bytes of the four messages over the whole run: `warm start up`, `warm start down`, `rounds up`, `rounds down`."""
+        """Bytes between clients and main server over the whole run: `warm start up`, `… down`, `rounds …`, `teaching …`."""
         found: dict[str, int] = {}
         if self.warm_start:
             found |= {"warm start up": self.warm_start["bytes"]["up"], "warm start down": self.warm_start["bytes"]["down"]}
         found["rounds up"] = sum(record["bytes"]["up"] for record in self.rounds)
         found["rounds down"] = sum(record["bytes"]["down"] for record in self.rounds)
+        taught = [record["teaching"] for record in self.rounds if "teaching" in record]
+        found["teaching up"] = sum(one["up"] for one in taught)
+        found["teaching down"] = sum(one["down"] for one in taught)
         return {name: value for name, value in found.items() if value}
 
 

@@ -24,7 +24,7 @@ Metrics = dict[str, Scores]
 
 
 class Bytes(TypedDict):
-    """Payload of the four messages of a step, seen from the clients."""
+    """Payload in bytes, seen from the clients; of a round, that of its steps' four messages."""
 
     up: int
     down: int
@@ -66,8 +66,12 @@ class WarmStartRecord(TypedDict):
     metrics: Metrics | None
     """on validation samples"""
     bytes: Bytes
+    """of activations and features: each sample is sent once"""
+    sums: NotRequired[Bytes]
+    """between clients and fed server: sums of features up, tensors and candidate classifiers down"""
     seconds: float
     samples: int
+    """that were sent: with labels, and those without that can be taught"""
     test: NotRequired[Metrics | None]
     """on test samples"""
     chosen: NotRequired[dict[str, dict[str, float]]]
@@ -88,7 +92,10 @@ class RoundRecord(TypedDict):
     seconds: float
     metrics: Metrics | None
     """on validation samples; null where this round was not evaluated"""
+    teaching: NotRequired[Bytes]
+    """of the passes in which unlabelled samples got new teachers"""
     failures: NotRequired[list[FailureRecord]]
+    """clients that could not train, or not evaluate"""
 
 
 class Weights(TypedDict):
@@ -146,5 +153,7 @@ class ResultRecord(TypedDict):
     versions: dict[str, str]
     closed_form: NotRequired[Metrics | None]
     """on test samples: a linear head on the frozen features (the warm start), before the first gradient step"""
+    failures: NotRequired[list[FailureRecord]]
+    """clients that could not evaluate: their samples are in no metric"""
     confusion: NotRequired[dict[str, list[list[float]]]]
     """per subset, on test samples: rows are true classes, columns predicted ones"""
