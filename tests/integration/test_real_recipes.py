@@ -13,7 +13,7 @@ from tests.unit.data import media
 from m2fedsa.reporting.files import read_json
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-TINY = ("federation.batch_size=8", "fusion.width=16", "fusion.feed_forward=16", "compute.threads=1", "data.clients=4", "data.minimum=4")
+TINY = ("federation.batch_size=32", "fusion.width=16", "fusion.feed_forward=16", "compute.threads=1", "data.clients=4", "data.minimum=4")
 WORDS = len(media.SPECIAL) + len(media.WORDS)
 
 

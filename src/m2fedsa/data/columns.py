@@ -83,11 +83,9 @@ def read_image(path: Path) -> "Image":
         raise DataError(f"{path}: the file is empty (0 bytes)")
     try:
         with Image.open(path) as opened:
-            if 0 in opened.size:
-                raise DataError(f"{path}: the image has no pixels ({opened.size[0]} x {opened.size[1]})")
             return opened.convert("RGB")
     except UnidentifiedImageError as error:
-        raise DataError(f"{path}: this is no image, or of a kind that cannot be read") from error
+        raise DataError(f"{path}: this is no image that can be read: of no known kind, or without pixels") from error
     # Decoders of single formats let all of these out of a broken file.
     except (OSError, ValueError, SyntaxError, EOFError, IndexError, Image.DecompressionBombError) as error:
         raise DataError(f"{path}: the image cannot be decoded ({str(error).rstrip('.')})") from error

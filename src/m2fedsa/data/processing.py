@@ -235,6 +235,9 @@ def _own(kind: Any, processors: Mapping[str, str], modality: str, **options: Any
     if where.startswith(_WITHOUT_FILES):
         return None
     folder = Path(where).expanduser()
+    # The hub's names are `name` or `owner/name`.
+    if not folder.is_dir() and (where.startswith((".", "/", "~")) or len(folder.parts) > 2):
+        raise ConfigError(f"modalities.{modality}.encoder = {where!r}, but there is no such folder. Give one, or a name on the hub.")
     if folder.is_dir() and "Tokenizer" not in kind.__name__ and not any((folder / name).is_file() for name in _SETTINGS):
         return None
     try:

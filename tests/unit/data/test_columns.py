@@ -50,9 +50,9 @@ def broken(folder):
     return {
         "missing.jpg": "no such file",
         "empty.jpg": "the file is empty (0 bytes)",
-        "words.jpg": "this is no image, or of a kind that cannot be read",
+        "words.jpg": "this is no image that can be read: of no known kind, or without pixels",
         "short.jpg": "the image cannot be decoded (",
-        "flat.png": "",
+        "flat.png": "this is no image that can be read: of no known kind, or without pixels",
         "huge.png": "the image cannot be decoded (",
     }
 

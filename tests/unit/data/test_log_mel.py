@@ -5,7 +5,6 @@ import scipy.signal
 import torch
 from transformers import audio_utils
 
-
 from m2fedsa.data.log_mel import SAMPLES, log_mel_patches
 
 RATE = 16000

@@ -179,6 +179,14 @@ def test_a_broken_processor(folder):
             processor({"photo": str(folder)}, "photo")
 
 
+@pytest.mark.parametrize("where", ["/nowhere/encoder", "./encoder", "~/nowhere/encoder", "a/b/c"])
+def test_a_folder_that_is_not_there(where):
+    for processor in (image_processor, audio_processor, text_processor):
+        with pytest.raises(ConfigError) as refusal:
+            processor({"photo": where}, "photo")
+        assert str(refusal.value) == f"modalities.photo.encoder = '{where}', but there is no such folder. Give one, or a name on the hub."
+
+
 def test_values_out_of_range(folder):
     media.tokenizer(longest=16).save_pretrained(folder)
     for limit in (17, -1):
