@@ -34,7 +34,10 @@ app = typer.Typer(
 )
 
 Settings = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, e.g. --set federation.rounds=10; may be repeated.")
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Change a setting, e.g. --set federation.rounds=10; key=none unsets it. Repeatable."
+    ),
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show where in the code an error came from.")]
 
@@ -94,8 +97,10 @@ def config(
     settings: Settings = None,
     debug: Debug = False,
 ) -> None:
-    """Print the complete settings of a recipe as TOML, to be edited and run."""
-    print(_config(target, settings).to_toml(), end="")
+    """Print the complete settings of a recipe as TOML, every key explained, to be edited and run."""
+    from m2fedsa.settings_text import commented
+
+    print(commented(_config(target, settings)), end="")
 
 
 @app.command()

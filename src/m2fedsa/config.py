@@ -69,9 +69,14 @@ class Modality(Section):
     """One modality: its encoder and where it is cut."""
 
     encoder: str
-    """`embedded:NAME`, `random:NAME`, a folder, a hub name, or `object` for a model that is passed to `run`."""
+    """`embedded:NAME`, `random:NAME`, a folder (one that `m2fedsa cut` wrote too), a hub name, or `object` for a model that is passed
+    to `run`."""
     processor: Annotated[str | None, Field(examples=["path/to/processor"])] = None
     """Folder or hub name of its tokenizer, image processor or feature extractor; unset: where the encoder lies."""
+    revision: Annotated[str | None, Field(examples=["main"])] = None
+    """Branch, tag or commit of an encoder from the hub; unset: its main branch."""
+    head_dtype: Literal["float32", "bfloat16", "int8", "int4"] = "float32"
+    """How clients store the weights of the head, in training and after. A folder that was cut has its own."""
     block: Annotated[int, Field(ge=0)] = 1
     """The head keeps the embeddings and this many blocks."""
     blocks: Annotated[Annotated[tuple[str, ...], _FROM_TOML] | None, Field(examples=[["encoder.layer.*"]])] = None

@@ -52,7 +52,13 @@ def test_answers_at_once(arguments):
 
 
 @pytest.mark.parametrize(
-    "code", ["import m2fedsa", "import m2fedsa.cli; m2fedsa.cli.main(['--help'])", "import m2fedsa.reporting.run_directory"]
+    "code",
+    [
+        "import m2fedsa",
+        "import m2fedsa.cli; m2fedsa.cli.main(['--help'])",
+        "import m2fedsa.cli; m2fedsa.cli.main(['config', 'digits'])",
+        "import m2fedsa.reporting.run_directory",
+    ],
 )
 def test_nothing_heavy_is_loaded(code):
     heavy = "{'torch', 'transformers', 'matplotlib', 'datasets', 'torchmetrics', 'pandas', 'numpy'}"
@@ -88,6 +94,9 @@ def test_settings_are_changed_by_set(capsys):
     assert main(["config", "digits", "--set", "federation.rounds=3", "--set", "transfer.start=never"]) == 0
     values = tomllib.loads(capsys.readouterr().out)
     assert (values["federation"]["rounds"], values["transfer"]["start"]) == (3, "never")
+    assert main(["config", "digits", "--set", "data.options.text_mask=none", "--set", "federation.clients_per_round=3"]) == 0
+    values = tomllib.loads(capsys.readouterr().out)
+    assert (set(values["data"]["options"]), values["federation"]["clients_per_round"]) == ({"image_noise", "audio_snr_db"}, 3)
 
 
 # --- bad input ----------------------------------------------------------------------------------------------------------------------

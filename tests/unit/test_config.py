@@ -1,3 +1,5 @@
+import itertools
+import re
 import tomllib
 
 import pytest
@@ -7,6 +9,7 @@ from pydantic import ValidationError
 
 from m2fedsa.config import AveragingRule, Config, Section
 from m2fedsa.errors import ConfigError
+from m2fedsa.settings_text import commented
 
 PLAIN = {"modalities": {"image": {"encoder": "x"}, "text": {"encoder": "y"}}}
 
@@ -176,6 +179,72 @@ def test_toml_is_complete(values):
     holds(made, written)
 
 
+@given(configs)
+@settings(max_examples=100)
+def test_the_explained_file_says_the_same(values):
+    """Comments change nothing, whatever is set."""
+    made = Config.from_mapping(values)
+    text = commented(made)
+    assert Config.from_toml(text) == made
+    assert tomllib.loads(text).get("averaging") == tomllib.loads(made.to_toml()).get("averaging")
+
+
+def keys_of(section, path=()):
+    """Every setting there is, with its value."""
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        if isinstance(value, Section):
+            yield from keys_of(value, (*path, name))
+        elif name == "modalities":
+            for modality, one in value.items():
+                yield from keys_of(one, (*path, name, modality))
+        else:
+            yield (*path, name), value
+
+
+def test_every_setting_stands_in_the_explained_file():
+    """Those that are set as keys, those that are unset as lines that count when their first sign is taken away."""
+    made = config()
+    text = commented(made)
+    filled = tomllib.loads(re.sub(r"^#(?! )", "", text, flags=re.MULTILINE))
+    written = tomllib.loads(text)
+    unset = set()
+    for (*above, key), value in keys_of(made):
+        inner, whole = written, filled
+        for part in above:
+            inner, whole = inner.get(part, {}), whole[part]
+        assert key in whole
+        if value is None:
+            unset.add(key)
+            assert key not in inner
+        else:
+            assert whole[key] == inner[key]
+    assert unset >= {"clients_per_round", "local_steps", "classifier_factor", "processor", "blocks", "loss", "average", "sampler"}
+    assert Config.from_mapping(filled), "the examples are values that are allowed"
+
+
+def test_every_key_is_explained_above_itself():
+    """Once: the second modality refers to the first."""
+    lines = commented(config()).splitlines()
+    table, explained = "", {}
+    for above, line in itertools.pairwise(lines):
+        if line.startswith("["):
+            table = line.strip("[]")
+        elif re.match(r"#?[a-z_]+ = ", line):
+            explained[f"{table}.{line.lstrip('#').partition(' ')[0]}"] = above.startswith("# ")
+    bare = {key for key, told in explained.items() if not told}
+    assert bare == {f"modalities.text.{key}" for key in type(config().modalities["text"]).model_fields}
+    assert lines[lines.index("[modalities.text]") - 1] == "# As explained for modalities.image."
+    assert max(map(len, lines)) <= 112
+
+
+def test_what_the_explanations_say():
+    text = " ".join(commented(config()).replace("\n# ", " ").split())
+    assert "Clients sampled for a round; unset: all. #clients_per_round = 1" in text
+    assert '`self`: each modality is its own teacher, the baseline to beat. One of "fused", "self". teacher = "fused"' in text
+    assert "--set key=none unsets a key" in text
+
+
 def test_a_file(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text(config(name="Größe", seed=3).to_toml(), encoding="utf-8")
@@ -290,8 +359,8 @@ def test_unequal_widths_matter_only_where_they_are_averaged():
     unequal = {"image": {"encoder": "x", "adapter_width": 8}, "text": {"encoder": "y", "adapter_width": 16}}
     with pytest.raises(ConfigError, match=r"adapter_width = \{'image': 8, 'text': 16\}"):
         Config.from_mapping({"modalities": unequal})
-    for rules in ([], [{"pattern": "*.ta.*", "over": "clients"}], [{"pattern": "*.classifier.bias", "over": "modalities"}]):
-        assert Config.from_mapping({"modalities": unequal, "averaging": {"rules": rules}})
+    for over in ("clients", "nothing"):
+        assert Config.from_mapping({"modalities": unequal, "averaging": {"rules": [{"pattern": "*.ta.*", "over": over}]}})
     alone = {**unequal, "text": {**unequal["text"], "task_adapter": False}}
     assert Config.from_mapping({"modalities": alone})
     rules = [{"pattern": "*.ma.update.*", "over": "modalities"}]

@@ -5,7 +5,7 @@ import pytest
 from m2fedsa import recipes
 from m2fedsa.checks import check_paths
 from m2fedsa.config import Config
-from m2fedsa.data.sources import SOURCES
+from m2fedsa.data.sources import COMMON, PASSED, SOURCES
 from m2fedsa.errors import ConfigError
 from m2fedsa.models.encoders import load
 
@@ -95,3 +95,11 @@ def test_unknown_names():
         recipes.named("few_label")
     with pytest.raises(ConfigError, match=r"^unknown recipe 'zzz'. There are digits, match, .*; a file's name"):
         recipes.named("zzz")
+
+
+@pytest.mark.parametrize("name", ["digits", "match", "few_labels"])
+def test_options_stand_in_the_settings_with_the_values_of_the_source(name):
+    """All that the source knows, to be seen and changed; the results are those of its defaults."""
+    data = recipes.named(name).data
+    own = {key: one.default for key, one in inspect.signature(SOURCES[data.source]).parameters.items() if key not in (*COMMON, *PASSED)}
+    assert data.options == own

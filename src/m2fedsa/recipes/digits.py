@@ -10,10 +10,13 @@ ENCODERS = {
     "text": {"encoder": "embedded:digits-text", "pooling": "mean", "block": 1, "adapter_width": 32},
 }
 
+NOISE = {"image_noise": 1.0, "audio_snr_db": -5.0, "text_mask": 0.5}
+"""Those that `data.digits` takes by itself, in the settings to be seen and changed."""
+
 
 def digits(*, rounds: int = 15, seed: int = 0, clients: int = 20) -> Config:
     """Which digit was written, spoken and spelled out: noisy images, sound and text, 20 clients, half with one or two modalities."""
-    return _config("digits", rounds, seed, clients, data={"source": "digits"}, modalities=ENCODERS)
+    return _config("digits", rounds, seed, clients, data={"source": "digits", "options": NOISE}, modalities=ENCODERS)
 
 
 def few_labels(*, rounds: int = 12, seed: int = 0, clients: int = 20) -> Config:
@@ -23,7 +26,7 @@ def few_labels(*, rounds: int = 12, seed: int = 0, clients: int = 20) -> Config:
         rounds,
         seed,
         clients,
-        data={"source": "digits", "labelled_fraction": 0.1},
+        data={"source": "digits", "labelled_fraction": 0.1, "options": NOISE},
         modalities=ENCODERS,
         transfer={"start": 1, "refresh": 3},
         optimizer={"learning_rate": 0.015},
@@ -37,7 +40,7 @@ def match(*, rounds: int = 15, seed: int = 0, clients: int = 20) -> Config:
         rounds,
         seed,
         clients,
-        data={"source": "match", "multimodal_fraction": 1.0},
+        data={"source": "match", "multimodal_fraction": 1.0, "options": {"pairings": 2, "image_noise": 0.5, "audio_snr_db": 5.0}},
         modalities={name: ENCODERS[name] for name in ("image", "audio")},
         optimizer={"learning_rate": 0.01, "schedule": "constant"},
     )
