@@ -1,7 +1,6 @@
 """From settings to the parties of a run in one process. All input is checked here, before anything is trained or written."""
 
 import difflib
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,25 +19,21 @@ from m2fedsa.client.shelf import Shelf
 from m2fedsa.config import Compute, Config, Modality, Objects
 from m2fedsa.data.samples import SPLITS, FederatedData
 from m2fedsa.data.sources import load_data
-from m2fedsa.errors import ConfigError, CutError, DataError, WeightsError
+from m2fedsa.errors import ConfigError, CutError, DataError
 from m2fedsa.fed_server import FedServer, Sampler, uniform_sampler
 from m2fedsa.federation.in_process import InProcessFederation
 from m2fedsa.ledger import Measured
 from m2fedsa.losses import Loss, step_loss
 from m2fedsa.main_server import MainServer
-from m2fedsa.models.architectures import Pooling, architecture
-from m2fedsa.models.cut import Head, Tail, cut, plan, verify
-from m2fedsa.models.encoders import load
+from m2fedsa.models.cut import Head, Tail
 from m2fedsa.models.padding import takes_no_notice
-from m2fedsa.models.plan import model_type
-from m2fedsa.models.precision import device_of, fed, prepared
-from m2fedsa.models.recomputing import recompute
+from m2fedsa.models.precision import device_of
+from m2fedsa.sides import placed, processor_place, sides, whole
 from m2fedsa.storage import Store
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_SETTING = re.compile(r"[a-z_]+ = ")
 _LOOKED_AT = 8
 """Samples that are read at a time in search of two to cut an encoder on."""
 OBJECT = "object"
@@ -107,16 +102,16 @@ class Parties:
 def assemble(config: Config, extensions: Extensions) -> Parties:
     """Load data and encoders, cut, verify, and set up the parties. `InputError` if anything does not fit."""
     extensions.check(config)
-    data = extensions.data if extensions.data is not None else _data_of(config)
-    check_data(config, data)
+    data = samples_of(config, extensions)
     heads: dict[str, Head] = {}
     tails: dict[str, Tail] = {}
     widths: dict[str, Widths] = {}
     measured: dict[str, Measured] = {}
     for name in data.modalities:
         settings = config.modalities[name]
-        heads[name], tails[name], measured[name] = _cut(name, settings, config.compute, extensions.encoders, _example(data, name))
-        widths[name] = _widths(name, settings, heads[name], tails[name])
+        one = sides(name, settings, config.compute, _encoder(name, settings, extensions.encoders), _example(data, name))
+        heads[name], tails[name], measured[name] = one.head, one.tail, one
+        widths[name] = widths_of(name, settings, heads[name], tails[name])
     blueprint = Blueprint(config, widths, len(data.classes))
     check_rules(blueprint)
     device = device_of(config.compute)
@@ -127,6 +122,20 @@ def assemble(config: Config, extensions: Extensions) -> Parties:
     return Parties(blueprint, data, fed_server, federation, server, shared, measured)
 
 
+def samples_of(config: Config, extensions: Extensions) -> FederatedData:
+    """The samples of a run. `InputError` if there are none, or if they do not fit the settings."""
+    data = extensions.data if extensions.data is not None else _data_of(config)
+    check_data(config, data)
+    return data
+
+
+def whole_encoder(
+    name: str, settings: Modality, compute: Compute, encoders: Mapping[str, "PreTrainedModel"] | None, data: FederatedData
+) -> tuple["PreTrainedModel", dict[str, Tensor]]:
+    """The encoder of modality `name` in one piece, and two samples that it takes. `InputError` if there is no such thing."""
+    return whole(name, settings, compute, _encoder(name, settings, encoders), _example(data, name))
+
+
 def _data_of(config: Config) -> FederatedData:
     if config.data.source == OBJECT:
         raise ConfigError(
@@ -135,7 +144,7 @@ def _data_of(config: Config) -> FederatedData:
     check_paths(config)
     check_options(config.data)
     check_processors(config)
-    processors = {name: one.processor or one.encoder for name, one in config.modalities.items()}
+    processors = {name: one.processor or processor_place(one.encoder) for name, one in config.modalities.items()}
     try:
         return load_data(config.data, config.seed, processors)
     except ConfigError as error:
@@ -163,27 +172,6 @@ def _example(data: FederatedData, modality: str) -> dict[str, Tensor]:
     raise DataError(f"no client has a sample of modality {modality}. Leave the modality out of data and settings.")
 
 
-def _cut(
-    name: str, settings: Modality, compute: Compute, encoders: Mapping[str, "PreTrainedModel"] | None, example: Mapping[str, Tensor]
-) -> tuple[Head, Tail, Measured]:
-    try:
-        model = prepared(load(_encoder(name, settings, encoders)), compute)
-        example = fed(model, example)
-        _try(model, example)
-        _check_readable(settings, example, architecture(model_type(model)).mask)
-        pooling: Pooling | None = None if settings.pooling == "default" else settings.pooling
-        planned = plan(model, example, settings.block, settings.blocks, settings.keep)
-        head, tail = cut(model, planned, pooling)
-        verify(model, head, tail, example, pooling)
-        if compute.checkpoint_tails:
-            recompute(tail, settings.blocks)
-        return head, tail, Measured(model, head, tail, {argument: value[:1] for argument, value in example.items()})
-    except CutError as error:
-        raise CutError(_placed(name, error)) from error
-    except WeightsError as error:
-        raise WeightsError(f"modalities.{name}.encoder = {error}") from error
-
-
 def place_of(config: Config) -> Place:
     """Where clients keep their head outputs."""
     if config.kept.where == "memory":
@@ -198,35 +186,6 @@ def _shortens(config: Config, measured: Mapping[str, Measured]) -> frozenset[str
     return frozenset(name for name, one in measured.items() if takes_no_notice(one.head, one.tail, one.example))
 
 
-def _try(model: "PreTrainedModel", example: Mapping[str, Tensor]) -> None:
-    """`CutError` if the encoder does not take the inputs that the data has."""
-    try:
-        with torch.no_grad():
-            model(**example)
-    except (TypeError, ValueError, RuntimeError, IndexError, KeyError, AttributeError) as error:
-        shapes = ", ".join(f"{argument} {tuple(value.shape[1:])}" for argument, value in example.items())
-        reason = str(error).strip().partition("\n")[0].rstrip(".")
-        raise CutError(
-            f"{type(model).__name__} does not take the inputs that the data has, per sample {shapes} ({reason}). "
-            "Choose an encoder for these."
-        ) from error
-
-
-def _check_readable(settings: Modality, example: Mapping[str, Tensor], mask: str) -> None:
-    """`CutError` where text would leave its client unread by any block. (Section "What this protects and what it does not".)"""
-    words = [name for name, value in example.items() if name != mask and not value.is_floating_point()]
-    if settings.block == 0 and words and not settings.readable_text:
-        raise CutError(
-            f"block = 0 would send the embeddings of {words[0]}, from which the text can simply be read. "
-            "Cut at 1 or later, or set readable_text = true."
-        )
-
-
-def _placed(name: str, error: CutError) -> str:
-    """The message of the models with the table that it is about; it starts with the key where it is about one."""
-    return f"modalities.{name}{'.' if _SETTING.match(str(error)) else ': '}{error}"
-
-
 def _encoder(name: str, settings: Modality, encoders: Mapping[str, "PreTrainedModel"] | None) -> "str | PreTrainedModel":
     if encoders is not None and name in encoders:
         return encoders[name]
@@ -237,13 +196,14 @@ def _encoder(name: str, settings: Modality, encoders: Mapping[str, "PreTrainedMo
     return settings.encoder
 
 
-def _widths(name: str, settings: Modality, head: Head, tail: Tail) -> Widths:
+def widths_of(name: str, settings: Modality, head: Head, tail: Tail) -> Widths:
+    """The widths that adapters and classifiers fit. `CutError` if TA is asked for where it has no place."""
     if not settings.task_adapter:
         return Widths(head.width, head.axis, None, None, -1, tail.width)
     try:
         return Widths(head.width, head.axis, tail.width_in, tail.width_out, tail.axis, tail.width)
     except CutError as error:
-        raise CutError(_placed(name, error)) from error
+        raise CutError(placed(name, error)) from error
 
 
 def _name(part: object) -> str:

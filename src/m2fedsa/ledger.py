@@ -6,7 +6,7 @@ on the wire are those of the real messages, less what belongs to no modality: f,
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +17,13 @@ from m2fedsa.blueprint import Blueprint, Parts, client_parts, server_parts
 from m2fedsa.messages import Activation
 from m2fedsa.models.architectures import Pooling, architecture
 from m2fedsa.models.cut import Head, Tail, specify, whole
+from m2fedsa.models.precision import fed
 from m2fedsa.models.quantise import weights
 from m2fedsa.reporting.records import LedgerEntry, Side, Weights
 from m2fedsa.state import nbytes
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 Result = TypeVar("Result")
 
@@ -28,7 +32,8 @@ Result = TypeVar("Result")
 class Measured:
     """An encoder, whole and cut, and the inputs of one sample."""
 
-    model: nn.Module
+    model: "PreTrainedModel"
+    """whole; its weights may be hollow where only its sides were loaded"""
     head: Head
     tail: Tail
     example: Mapping[str, Tensor]
@@ -54,7 +59,7 @@ def _entry(name: str, one: Measured, client: Parts, server: Parts) -> LedgerEntr
     return {
         "client": _side(held(one.head), _under(client, name), forward_head + on_client[0], on_client[1], head=forward_head),
         "server": _side(held(one.tail), _under(server, name), *on_server),
-        "whole": _side(_weights([]), list(one.model.parameters()), *whole_flops(one.model, one.example, one.tail.pooling)),
+        "whole": _side(_weights([]), list(one.model.parameters()), *whole_flops(one.model, fed(one.model, one.example), one.tail.pooling)),
         "bytes": {"up": up + down, "down": down + nbytes([hidden])},
     }
 

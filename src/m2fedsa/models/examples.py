@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 _TOKENS = 32
 _WAVE = 16_000
 """One second, as encoders of waveforms have it."""
+_FRAMES = 100
+"""One second, as encoders of spectrograms of any length have it."""
 _SIDE = 224
 _BATCH = 2
 
@@ -34,11 +36,12 @@ def example_for(model: "PreTrainedModel") -> dict[str, Tensor]:
         return _text(config, takes_mask, generator)
     if name == "pixel_values":
         return {name: _noise(model, _picture(config), generator)}
-    if name in ("pixel_values_videos", "input_values", "input_features"):
-        shape = _sound(config, name)
-        if shape is not None:
-            values = {name: _noise(model, shape, generator)}
-            return values if len(shape) > 1 or not takes_mask else values | {"attention_mask": _mask(shape[0], shape[0] * 3 // 4)}
+    if name == "pixel_values_videos":
+        return {name: _noise(model, _picture(config), generator)}
+    shape, counted = _sound(config, name)
+    if shape:
+        values = {name: _noise(model, shape, generator)}
+        return values | {"attention_mask": _mask(shape[0], shape[0] * 3 // 4)} if counted and takes_mask else values
     raise CutError(
         f"{type(model).__name__} takes {name}, of which nothing is known but its name. Cut it from Python: m2fedsa.cutting.cut_model with "
         "an example of your own."
@@ -64,23 +67,23 @@ def _mask(first: int, second: int) -> Tensor:
 
 
 def _picture(config: Any) -> tuple[int, ...]:
-    side = getattr(config, "image_size", None) or _SIDE
+    side = getattr(config, "image_size", None) or getattr(config, "crop_size", None) or _SIDE
     height, width = side if isinstance(side, (list, tuple)) else (side, side)
-    shape = (getattr(config, "num_channels", 3), height, width)
-    frames = getattr(config, "num_frames", None)
+    shape = (getattr(config, "num_channels", None) or getattr(config, "in_chans", 3), height, width)
+    frames = getattr(config, "num_frames", None) or getattr(config, "frames_per_clip", None)
     return (frames, *shape) if frames else shape
 
 
-def _sound(config: Any, name: str) -> tuple[int, ...] | None:
-    """The shape of one sample; None if it is not known."""
-    if name == "pixel_values_videos":
-        return _picture(config)
-    bands = getattr(config, "num_mel_bins", None)
+def _sound(config: Any, name: str) -> tuple[tuple[int, ...], bool]:
+    """The shape of one sample, and whether a mask says how much of its first dimension counts; an empty shape if nothing is known."""
+    bands, frames = getattr(config, "num_mel_bins", None), getattr(config, "max_source_positions", None)
+    width = getattr(config, "feature_projection_input_dim", None) or getattr(config, "input_feat_per_channel", None)
     if name == "input_values":
-        return (_WAVE,) if bands is None else (config.max_length, bands)
-    frames = getattr(config, "max_source_positions", None)
+        return ((_WAVE,), True) if bands is None else ((config.max_length, bands), False)
+    if name == "input_features" and width:
+        return (_FRAMES, width), True
     # Whisper halves the number of frames before its first block.
-    return None if bands is None or frames is None else (bands, 2 * frames)
+    return ((bands, 2 * frames), False) if name == "input_features" and bands and frames else ((), False)
 
 
 def _noise(model: "PreTrainedModel", shape: tuple[int, ...], generator: torch.Generator) -> Tensor:

@@ -5,7 +5,7 @@ float32, and on a GPU, the fused one is the faster.
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -37,17 +37,26 @@ def prepared(model: "PreTrainedModel", settings: Compute) -> "PreTrainedModel":
 
     `ConfigError` for a kind of attention that the encoder does not have.
     """
-    device = device_of(settings)
-    kind = attention_of(settings, device)
+    attend(model, settings)
+    placed: nn.Module = model
+    placed.to(**place_and_type(settings))
+    return model
+
+
+def place_and_type(settings: Compute) -> dict[str, Any]:
+    """What `to` is told of an encoder, or of a side of one."""
+    return {"device": device_of(settings), "dtype": torch.bfloat16 if settings.precision == "bfloat16" else None}
+
+
+def attend(model: Any, settings: Compute) -> None:
+    """Let an encoder attend as the settings mean. `ConfigError` if they name a kind that it does not have."""
+    kind = attention_of(settings, device_of(settings))
     if kind is not None:
         try:
             model.set_attn_implementation(kind)
         except (ValueError, ImportError, AttributeError) as error:
             if settings.attention != "auto":
                 raise ConfigError(f'compute.attention = "{kind}", which {type(model).__name__} does not have. Set "auto".') from error
-    placed: nn.Module = model
-    placed.to(device=device, dtype=torch.bfloat16 if settings.precision == "bfloat16" else None)
-    return model
 
 
 def fed(model: "PreTrainedModel", inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:

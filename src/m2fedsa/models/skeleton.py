@@ -80,7 +80,7 @@ def missing_modules(model: nn.Module, bare: nn.Module) -> tuple[str, ...]:
     return tuple(sorted(name for name in absent if name.rpartition(".")[0] not in absent))
 
 
-def hollow(model: nn.Module) -> nn.Module:
+def hollow(model: "PreTrainedModel") -> "PreTrainedModel":
     """Let a model on meta run for real, in place: on zeros that nobody wrote, for which the system gives no memory (Linux: one page for
     all). What it computes is as much as ever."""
     for module in model.modules():

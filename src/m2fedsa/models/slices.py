@@ -81,9 +81,10 @@ class Origin:
         return cls(**fields)
 
 
-def is_cut(folder: Path) -> bool:
-    """Whether a folder is one that `m2fedsa cut` wrote."""
-    return all((folder / side / SOURCE).is_file() for side in get_args(SideName))
+def cut_folder(source: object) -> Path | None:
+    """The folder that `source` names if `m2fedsa cut` wrote it, else None; a side may be missing."""
+    folder = Path(source).expanduser() if isinstance(source, str) else None
+    return folder if folder and any((folder / side / SOURCE).is_file() for side in get_args(SideName)) else None
 
 
 def write_slice(folder: Path, model: "PreTrainedModel", plan: Plan, origin: Origin) -> Origin:

@@ -59,7 +59,9 @@ class Stored(nn.Module):
         """`weight` in few bits. A block of rows at a time, each as if it were alone."""
         rows = weight.detach().reshape(weight.shape[0], -1)
         blocks = [cls._store(block.float()) for block in torch.split(rows, max(1, _AT_ONCE // max(1, rows.shape[1])))]
-        return cls(tuple(weight.shape), {name: torch.cat([block[name] for block in blocks]) for name in blocks[0]})
+        made = cls(tuple(weight.shape), {name: torch.cat([block[name] for block in blocks]) for name in blocks[0]})
+        made.like = weight.detach().new_empty(0)
+        return made
 
     @classmethod
     def layout(cls, shape: tuple[int, ...]) -> Layout:
