@@ -81,6 +81,7 @@ def check_data(config: Config, data: FederatedData) -> None:
     surplus = [name for name in config.modalities if name not in data.modalities]
     if surplus:
         raise ConfigError(f"modalities.{surplus[0]}: the data has no such modality, but {', '.join(data.modalities)}.")
+    check_widths(config)
     if len(data.classes) < 2:
         raise DataError(f"the data has {len(data.classes)} class; a classifier needs two or more.")
     trains = [client for client in data.clients.values() if client.train is not None]
@@ -93,6 +94,21 @@ def check_data(config: Config, data: FederatedData) -> None:
         _check_client(name, client, data)
     if not any(bool((client.train.labels != UNLABELLED).any()) for client in trains if client.train is not None):
         raise DataError("no training sample of any client has a label. Transfer needs some to start from.")
+
+
+def check_widths(config: Config) -> None:
+    """`ConfigError` unless the update parts that are averaged over modalities have one width; `check_rules` looks at every tensor."""
+    for adapter, part in (("modality_adapter", "ma"), ("task_adapter", "ta")):
+        widths = {
+            name: modality.adapter_width
+            for name, modality in config.modalities.items()
+            if getattr(modality, adapter) and config.averaging.over(f"{name}.{part}.update.weight") == "modalities"
+        }
+        if len(set(widths.values())) > 1:
+            raise ConfigError(
+                f"modalities.*.adapter_width = {widths}, but the update part of the adapters is averaged over "
+                "modalities and needs one width. Make them equal, or change averaging.rules."
+            )
 
 
 def _check_client(name: str, client: ClientData, data: FederatedData) -> None:

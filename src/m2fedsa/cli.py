@@ -35,9 +35,7 @@ app = typer.Typer(
 
 Settings = Annotated[
     list[str] | None,
-    typer.Option(
-        "--set", metavar="KEY=VALUE", help="Change a setting, e.g. --set federation.rounds=10; key=none unsets it. Repeatable."
-    ),
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, e.g. --set federation.rounds=10; key=none unsets it. Repeatable."),
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show where in the code an error came from.")]
 
@@ -145,10 +143,23 @@ def _config(target: str | None, settings: Sequence[str] | None) -> "Config":
 
         found = Config.from_file(Path(target))
     else:
-        from m2fedsa.recipes import named
+        from m2fedsa.recipes import RECIPES, named
 
+        if target not in RECIPES and Path(target).is_dir():
+            raise ConfigError(_what_of(Path(target)))
         found = named(target)
     return found.override(settings) if settings else found
+
+
+def _what_of(directory: Path) -> str:
+    """What to write instead of a directory."""
+    settings = directory / "config.toml"
+    if not settings.is_file():
+        return f"{directory} is a directory. Name a recipe (see `m2fedsa recipes`) or a TOML file."
+    return (
+        f"{directory} is a run directory, not a recipe or a TOML file. "
+        f"Go on with it: `m2fedsa run --resume {directory}`; the same settings anew: `m2fedsa run {settings}`."
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -22,6 +22,9 @@ def complaints(error: ValidationError, values: Mapping[str, Any], model: type[Ba
         kind, path = problem["type"], _place(problem["loc"], problem["type"], values)
         if kind == "extra_forbidden":
             unknown[_key(path)] = _nearest(path, model)
+        elif kind == "too_long" or (kind == "missing" and isinstance(path[-1], int)):
+            whole = path if kind == "too_long" else path[:-1]
+            wrong[_key(whole)] = (shown(_value_at(whole, values)), [_list_of(_annotation_at(whole, model))])
         elif kind == "missing":
             missing.append(_key(path))
         elif kind == "value_error":
@@ -100,18 +103,31 @@ def shown(value: Any) -> str:
 
 def _fields_at(path: Sequence[int | str], model: Any) -> list[str]:
     """Names of the settings in the table at `path`; empty where there is no such table."""
+    return list(getattr(_annotation_at(path, model), "model_fields", {}))
+
+
+def _annotation_at(path: Sequence[int | str], model: Any) -> Any:
+    """The type of the value at `path`; None where there is no such key."""
     for part in path:
         if isinstance(part, int):
-            continue
-        if typing.get_origin(model) is dict:
+            model = next(iter(typing.get_args(model)), None)
+        elif typing.get_origin(model) is dict:
             model = typing.get_args(model)[1]
-            continue
-        field = getattr(model, "model_fields", {}).get(part)
-        if field is None:
-            return []
-        model = field.annotation
+        else:
+            field = getattr(model, "model_fields", {}).get(part)
+            model = None if field is None else field.annotation
         if isinstance(model, types.UnionType):
             model = next(iter(typing.get_args(model)))
-        if typing.get_origin(model) is tuple:
-            model = typing.get_args(model)[0]
-    return list(getattr(model, "model_fields", {}))
+    return model
+
+
+def _value_at(path: Sequence[int | str], values: Any) -> Any:
+    for part in path:
+        values = values[part]
+    return values
+
+
+def _list_of(annotation: Any) -> str:
+    """What a list of fixed length should be."""
+    number = len(typing.get_args(annotation))
+    return f"a list of {('no', 'one', 'two', 'three', 'four')[number] if number < 5 else number} numbers"

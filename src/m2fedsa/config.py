@@ -304,22 +304,7 @@ class Config(Section):
         clients = self.federation.clients_per_round
         if clients is not None and clients > self.data.clients:
             raise ValueError(f"federation.clients_per_round = {clients}, but data.clients = {self.data.clients}")
-        self._check_widths()
         return self
-
-    def _check_widths(self) -> None:
-        """The update parts that are averaged over modalities must have one width; `assembly` looks at every other tensor."""
-        for adapter, part in (("modality_adapter", "ma"), ("task_adapter", "ta")):
-            widths = {
-                name: modality.adapter_width
-                for name, modality in self.modalities.items()
-                if getattr(modality, adapter) and self.averaging.over(f"{name}.{part}.update.weight") == "modalities"
-            }
-            if len(set(widths.values())) > 1:
-                raise ValueError(
-                    f"modalities.*.adapter_width = {widths}, but the update part of the adapters is averaged over "
-                    "modalities and needs one width. Make them equal, or change averaging.rules"
-                )
 
     @property
     def classifier_factor(self) -> float:

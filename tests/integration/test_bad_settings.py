@@ -39,6 +39,14 @@ WRONG = {
         "mine.toml: transfer.start = 'soon', but it should be a whole number or 'never' or 'plateau'.",
     ),
     "within a list": ({"transfer.weights": [0.6, -0.2, 0.2]}, "mine.toml: transfer.weights[1] = -0.2, but it should be at least 0."),
+    "a list that is too short": (
+        {"transfer.weights": [1, 2]},
+        "mine.toml: transfer.weights = [1, 2], but it should be a list of three numbers.",
+    ),
+    "a list that is too long": (
+        {"transfer.weights": [1, 2, 3, 4]},
+        "mine.toml: transfer.weights = [1, 2, 3, 4], but it should be a list of three numbers.",
+    ),
     "an empty list": ({"warm_start.scales": []}, "mine.toml: warm_start.scales = [], but it should be a list of one or more."),
     "a conflict": ({"fusion.heads": 3}, "mine.toml: fusion.heads = 3 does not divide fusion.width = 8."),
     "more clients than there are": (
@@ -62,6 +70,10 @@ WRONG = {
     ),
     "a modality that the data lacks": (
         {"modalities.smell": {"encoder": "x", "adapter_width": 4}},
+        "mine.toml: modalities.smell: the data has no such modality, but image, text.",
+    ),
+    "a modality that the data lacks, of another width": (
+        {"modalities.smell": {"encoder": "x"}},
         "mine.toml: modalities.smell: the data has no such modality, but image, text.",
     ),
     "an unknown source": ({"data.source": "digts"}, "mine.toml: data.source = 'digts' is not known. Did you mean digits?"),
@@ -172,6 +184,13 @@ def test_what_set_says(capsys, tmp_path, settings):
         (["modalities.image.block=99"], f"{settings}: modalities.image.block = 99, but ViTModel has 2 blocks"),
     ):
         assert said in small.refused(capsys, "run", settings, *(part for word in words for part in ("--set", word)))
+    assert (
+        "recipe digits: data.clients = 500 and data.minimum = 8, each client's least, need 4000 samples, but there are 1192.\n"
+        "       Ask for at most 149 clients, or for a lower minimum."
+    ) in small.refused(capsys, "run", "digits", "--set", "data.clients=500")
+    assert "recipe digits: modalities.video: the data has no such modality, but image, audio, text." in small.refused(
+        capsys, "run", "digits", "--set", "modalities.video.encoder=x"
+    )
     assert "recipe match: modalities.image.block = 99, but ViTModel has" in small.refused(
         capsys, "run", "match", "--set", "modalities.image.block=99"
     )

@@ -141,6 +141,22 @@ def test_directory_of_another_run(capsys, tmp_path):
     assert f"m2fedsa run --resume {path}" in refused(capsys, "run", "digits", "--out", path)
 
 
+def test_a_directory_is_neither_recipe_nor_file(capsys, tmp_path):
+    path = invented.write(tmp_path / "run", finished=False)
+    for command_name in ("run", "config"):
+        said = refused(capsys, command_name, path)
+        assert f"{path} is a run directory, not a recipe or a TOML file." in said
+        assert f"`m2fedsa run --resume {path}`; the same settings anew: `m2fedsa run {path}/config.toml`." in said
+    assert f"{tmp_path} is a directory. " in " ".join(refused(capsys, "run", tmp_path).split()) + " "
+
+
+def test_a_recipe_comes_before_a_directory_of_its_name(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("digits").mkdir()
+    assert main(["config", "digits"]) == 0
+    assert 'name = "digits"' in capsys.readouterr().out
+
+
 def test_resume_with_other_settings_shows_the_differences(capsys, tmp_path):
     path = invented.write(tmp_path / "run", finished=False)
     assert "federation.batch_size: 32 -> 8" in refused(capsys, "run", "--resume", path, "--set", "federation.batch_size=8")

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from m2fedsa.checks import check_widths
 from m2fedsa.config import AveragingRule, Config, Section
 from m2fedsa.errors import ConfigError
 from m2fedsa.settings_text import commented
@@ -358,11 +359,10 @@ def test_names_that_no_run_can_have(name):
 def test_unequal_widths_matter_only_where_they_are_averaged():
     unequal = {"image": {"encoder": "x", "adapter_width": 8}, "text": {"encoder": "y", "adapter_width": 16}}
     with pytest.raises(ConfigError, match=r"adapter_width = \{'image': 8, 'text': 16\}"):
-        Config.from_mapping({"modalities": unequal})
+        check_widths(Config.from_mapping({"modalities": unequal}))
     for over in ("clients", "nothing"):
-        assert Config.from_mapping({"modalities": unequal, "averaging": {"rules": [{"pattern": "*.ta.*", "over": over}]}})
-    alone = {**unequal, "text": {**unequal["text"], "task_adapter": False}}
-    assert Config.from_mapping({"modalities": alone})
-    rules = [{"pattern": "*.ma.update.*", "over": "modalities"}]
+        check_widths(Config.from_mapping({"modalities": unequal, "averaging": {"rules": [{"pattern": "*.ta.*", "over": over}]}}))
+    check_widths(Config.from_mapping({"modalities": {**unequal, "text": {**unequal["text"], "task_adapter": False}}}))
+    rules = [{"pattern": "*.ma.update.*", "over": "modalities"}, {"pattern": "*.ta.*", "over": "clients"}]
     with pytest.raises(ConfigError, match="adapter_width"):
-        Config.from_mapping({"modalities": unequal, "averaging": {"rules": rules}})
+        check_widths(Config.from_mapping({"modalities": unequal, "averaging": {"rules": rules}}))

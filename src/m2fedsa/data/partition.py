@@ -63,8 +63,8 @@ def _require_enough(count: int, clients: int, minimum: int) -> None:
         raise ConfigError(f"minimum is {minimum}; a client without samples cannot take part, so it must be at least 1")
     if clients * minimum > count:
         raise ConfigError(
-            f"{clients} clients with at least {minimum} samples each need {clients * minimum} samples, there are {count}; "
-            f"ask for at most {count // minimum} clients, or for a lower minimum"
+            f"data.clients = {clients} and data.minimum = {minimum}, each client's least, need {clients * minimum} samples, but there are "
+            f"{count}. Ask for at most {count // minimum} clients, or for a lower minimum."
         )
 
 

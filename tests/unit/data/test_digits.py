@@ -145,5 +145,5 @@ def test_settings_out_of_range_are_named():
         build(seed=0, labelled_fraction=0.0)
     with pytest.raises(ConfigError, match=r'partition is "natural"; it must be "dirichlet" or "iid"'):
         build(seed=0, partition="natural")
-    with pytest.raises(ConfigError, match=r"151 clients with at least 8 samples each need 1208 samples, there are 1192"):
+    with pytest.raises(ConfigError, match=r"data.clients = 151 and data.minimum = 8, .* need 1208 samples, but there are 1192"):
         build(seed=0, clients=151)
