@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from m2fedsa.errors import WeightsError
-from m2fedsa.models.stored import GROUP, KINDS, Bfloat16, Int8, Layout, Stored, columns
+from m2fedsa.models.stored import GROUP, KINDS, Bfloat16, Int8, Layout, Promise, Stored, columns
 from m2fedsa.state import nbytes
 
 HeadDtype = Literal["float32", "bfloat16", "int8", "int4"]
@@ -90,7 +90,7 @@ def put(module: nn.Module, stored: Stored) -> None:
         # Behind the family's own class, so that its `super().forward` ends here.
         bases = (_Rows,) if kind is nn.Embedding else (kind, _Rows)
     # Models ask for `module.weight` outside of its forward too, e.g. for its type.
-    module.__class__ = type(kind.__name__, bases, {"weight": property(lambda self: self.stored()), "__module__": kind.__module__})
+    module.__class__ = type(kind.__name__, bases, {"weight": property(lambda self: Promise(self.stored)), "__module__": kind.__module__})
 
 
 def tensors(model: nn.Module) -> dict[str, Tensor]:
