@@ -62,11 +62,15 @@ def test_rounds(uninterrupted):
     for record in records:
         losses = {"image": SCORE, "text": SCORE, "fused": SCORE}
         form = {"round": int, "phase": str, "clients": [str], "loss": losses, "bytes": BYTES, "seconds": NUMBER, "metrics": METRICS}
-        assert_form(record, form)
+        taught = {"teaching": BYTES} if "teaching" in record else {}
+        assert_form(record, {**form, **taught})
         assert record["phase"] in ("fusion", "transfer")
         assert record["clients"] == sorted(record["clients"])
         assert len(record["clients"]) == 3
         assert all(scores["samples"] == 12 for scores in record["metrics"].values())
+    # Teachers are made when the phase begins, and are not counted among the four messages.
+    assert [record["phase"] for record in records if "teaching" in record][:1] == ["transfer"]
+    assert "teaching" in next(record for record in records if record["phase"] == "transfer")
 
 
 def test_null_where_not_evaluated(encoders, tmp_path):
@@ -129,10 +133,11 @@ def test_clients_and_warm_start(uninterrupted):
         assert told["classes"] == [labels.count(k) for k in range(3)]
     warm = json.loads((uninterrupted / "warm_start.json").read_text())
     chosen = {"shrinkage": NUMBER, "scale": NUMBER}
-    form = {"metrics": METRICS, "test": METRICS, "bytes": BYTES, "seconds": NUMBER, "samples": int, "failures": []}
+    form = {"metrics": METRICS, "test": METRICS, "bytes": BYTES, "sums": BYTES, "seconds": NUMBER, "samples": int}
     assert_form({**warm, "failures": {}}, {**form, "failures": {}, "chosen": {"image": chosen, "text": chosen}})
     assert warm["failures"] == []
-    assert warm["samples"] == sum(one["labelled"] for one in facts["clients"].values())
+    sent = [one.train for one in data.clients.values() if one.train is not None]
+    assert warm["samples"] == sum(int(((one.labels >= 0) | (one.presence.sum(1) > 1)).sum()) for one in sent)
 
 
 def synthetic_of(config):
@@ -161,7 +166,7 @@ def test_the_digest_is_that_of_the_tensors(uninterrupted):
         (length,) = struct.unpack("<Q", content[:8])
         header = json.loads(content[8 : 8 + length])
         for name, one in header.items():
-            if name == "log_prior" or name.startswith(("__metadata__", "velocity/", "local/", "accounts/")):
+            if name == "log_prior" or name.startswith(("__metadata__", "velocity/", "local/", "accounts/", "locals/")):
                 continue
             begin, end = (8 + length + offset for offset in one["data_offsets"])
             listing.append([name, words[one["dtype"]], one["shape"], hashlib.sha256(content[begin:end]).hexdigest()])
@@ -179,7 +184,7 @@ def test_each_party_keeps_what_it_holds(uninterrupted):
         for file in (uninterrupted / "checkpoint" / party).rglob("*.safetensors"):
             with safe_open(file, "pt") as opened:
                 held[party] |= {name.removeprefix("velocity/") for name in opened.keys()}  # noqa: SIM118  (no mapping)
-    accounts = {"accounts/rounds", "accounts/up", "accounts/down", "accounts/loss"}
+    accounts = {"accounts/rounds", "accounts/up", "accounts/down", "accounts/loss", "locals/round", "locals/sha256"}
     assert accounts < held["fed_server"]
     client_side = held["fed_server"] - {"log_prior"} - accounts
     assert all(".ma." in name or ".classifier." in name for name in client_side)

@@ -11,6 +11,15 @@ from m2fedsa.reporting.units import operations, size
 
 SERVER, PALE = "#94a3b8", "#93b4f5"
 
+_TRAFFIC = {
+    "warm start up": "#f59e0b",
+    "warm start down": "#fcd34d",
+    "rounds up": FUSED,
+    "rounds down": PALE,
+    "teaching up": "#0f766e",
+    "teaching down": "#99f6e4",
+}
+
 
 def cost(run: RunFiles) -> str:
     """What is kept, computed and sent, and where."""
@@ -26,8 +35,7 @@ def cost(run: RunFiles) -> str:
         rows = [(name, _sent(entry["bytes"]["up"], entry["bytes"]["down"])) for name, entry in ledger.items()]
         parts.append(f"<div><h3>sent per sample and training step</h3>{shares(rows, scale)}</div>")
     if traffic:
-        hues = dict(zip(("warm start up", "warm start down", "rounds up", "rounds down"), ("#f59e0b", "#fcd34d", FUSED, PALE), strict=True))
-        whole = [("all clients, whole run", [(name, float(value), size(value), hues[name]) for name, value in traffic.items()])]
+        whole = [("all clients, whole run", [(name, float(value), size(value), _TRAFFIC[name]) for name, value in traffic.items()])]
         parts.append(f"<div><h3>where the bytes went</h3>{shares(whole)}</div>")
     details = ""
     if ledger:

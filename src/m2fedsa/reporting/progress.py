@@ -86,7 +86,7 @@ class Lines:
 
     def warm_started(self, record: WarmStartRecord) -> None:
         """See `Progress`."""
-        cost = f"one pass over {plural(record['samples'], 'sample')}, {size(record['bytes']['up'])} up"
+        cost = f"{plural(record['samples'], 'sample')} once, {size(record['bytes']['up'])} up"
         self.say([Part(self._label("warm start"), style="bold"), *self._scores(record["metrics"]), Part(f"   {cost}", 2, "dim")])
 
     def client_done(self, done: int, total: int, task: str = "training") -> None:

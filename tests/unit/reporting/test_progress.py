@@ -42,7 +42,7 @@ def test_plain_lines_tell_everything():
     number = sum(client["train"] for client in invented.facts()["clients"].values())
     assert lines[1] == f"clients      10 clients with image+audio+text, 10 with one or two · {number:,} training samples"
     assert lines[2].startswith("warm start   fused 0.80   image 0.48  audio 0.60  text 0.41")
-    assert lines[2].endswith("one pass over 1,200 samples, 3.10 MB up")
+    assert lines[2].endswith("1,200 samples once, 3.10 MB up")
     assert re.fullmatch(
         r"round 1/3    fused 0.80   image 0.48  audio 0.60  text 0.41   loss 0.82 \(image 1.55  audio 1.15  text 1.67\)   fusion  "
         r"   up 12.4 MB  down 12.4 MB    2.1 s   ~4 s left",
