@@ -134,6 +134,33 @@ def cut(
     show(cut_encoder(encoder, Choice(block, cast("Any", head_dtype), blocks, keep or (), cast("Any", pooling)), out, revision))
 
 
+@app.command()
+def plan(
+    target: Annotated[str, typer.Argument(metavar="RECIPE | FILE.toml", help="Whose encoders and samples; see `m2fedsa recipes`.")],
+    settings: Settings = None,
+    client_bytes: Annotated[str | None, typer.Option(metavar="SIZE", help="What a client can store, e.g. 50MB.")] = None,
+    uplink: Annotated[str, typer.Option(metavar="RATE", help="A client's line to the main server, e.g. 10Mbit (a second).")] = "10Mbit",
+    downlink: Annotated[str, typer.Option(metavar="RATE", help="The line back.")] = "50Mbit",
+    step_seconds: Annotated[float | None, typer.Option(metavar="S", min=0.0, help="Longest time on the line of one step.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all figures as JSON.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Measure every possible cut of every encoder, and propose one that fits a client."""
+    found = _config(target, settings)
+    from m2fedsa.planning import Limits, bits_of, bytes_of, plan_cuts
+
+    limits = Limits(bytes_of(client_bytes) if client_bytes else None, bits_of(uplink), bits_of(downlink), step_seconds)
+    plans = plan_cuts(found, limits)
+    if as_json:
+        import json
+
+        print(json.dumps(plans.plain(), indent=1))
+        return
+    from m2fedsa.reporting.plans import show
+
+    show(plans)
+
+
 def _config(target: str | None, settings: Sequence[str] | None) -> "Config":
     """The settings of a recipe or of a TOML file, with changes."""
     if target is None:
@@ -209,6 +236,9 @@ def _explain(error: Exception) -> int:
 
 def _say(text: str, status: int) -> int:
     """One line for what is wrong, the next for what to do."""
+    from m2fedsa.reporting.program import as_called
+
+    text = as_called(text)
     if "\n" not in text:
         text = re.sub(r"(?<=\.) (?=[A-Z`])", "\n       ", text, count=1)
     print(text, file=sys.stderr)

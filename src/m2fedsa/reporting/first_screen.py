@@ -18,6 +18,16 @@ def interval(fraction: float, number: int) -> tuple[float, float]:
     return middle - half, middle + half
 
 
+def chance_difference(fraction: float, number: int) -> float:
+    """The least difference between two fractions near this one, each of `number` samples, that is no chance at 95 %.
+
+    Both runs may have the same samples: then their difference varies less, and this is on the safe side. At 0 and 1, where nothing would
+    vary, one sample more or less is taken for the variance.
+    """
+    spread = max(fraction * (1 - fraction), (1 - 1 / number) / number)
+    return 1.96 * math.sqrt(2 * spread / number)
+
+
 def headline(run: RunFiles) -> str:
     """The one sentence above everything."""
     fused = score(run.result["metrics"], "fused") if run.result else None
@@ -105,8 +115,8 @@ def against(run: RunFiles) -> str:
     if run.facts and run.facts["classes"]:
         chance = 1 / len(run.facts["classes"])
         rows.append(Bar("guessing", chance, f"{chance:.3f}", "#c5ccd5"))
-    remark = ""
-    if number:
-        least = 1.96 * math.sqrt(2 * 0.25 * 0.75 / number)
-        remark = note(f"Accuracy; the dark line is its 95 % interval. Below about {100 * least:.0f} points a difference may be chance.")
+    remark, fused = "", score(metrics, "fused")
+    if number and fused is not None:
+        told = f"Below about {100 * chance_difference(fused, number):.1f} points a difference from fused may be chance."
+        remark = note(f"Accuracy; the dark line is its 95 % interval. {told}")
     return section("Against what", bars(rows, 1.0), remark)

@@ -6,6 +6,7 @@ from m2fedsa.reporting.advice import advice
 from m2fedsa.reporting.cards import note, row, section
 from m2fedsa.reporting.charts import FUSED, Bar, Series, bars, cell, colours, curves, matrix, table
 from m2fedsa.reporting.files import RunFiles
+from m2fedsa.reporting.program import program
 from m2fedsa.reporting.records import Metrics
 from m2fedsa.reporting.summary import score
 from m2fedsa.reporting.units import plural
@@ -136,9 +137,8 @@ def next_steps(run: RunFiles) -> str:
 
 def provenance(run: RunFiles) -> str:
     """How to get the same again."""
-    parts = [
-        f"<p>The same again, to the same bits on the same machine and build:</p><pre>m2fedsa run {escape(str(run.path))}/config.toml</pre>"
-    ]
+    again = escape(f"{program()} run {run.path}/config.toml")
+    parts = [f"<p>The same again, to the same bits on the same machine and build:</p><pre>{again}</pre>"]
     if run.result:
         versions = ", ".join(f"{name} {version}" for name, version in run.result["versions"].items())
         parts.append(f"<p class='quiet'><small>digest <code>{escape(run.result['digest'])}</code><br>{escape(versions)}</small></p>")

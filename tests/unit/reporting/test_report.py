@@ -14,7 +14,7 @@ from m2fedsa.reporting.advice import advice
 from m2fedsa.reporting.charts import Bar, Series, bars, curves, matrix, ticks
 from m2fedsa.reporting.comparison import estimate, groups
 from m2fedsa.reporting.files import RunFiles
-from m2fedsa.reporting.first_screen import interval
+from m2fedsa.reporting.first_screen import chance_difference, interval
 from m2fedsa.reporting.report import write_report
 from m2fedsa.reporting.run_directory import RunDirectory
 
@@ -175,6 +175,26 @@ def test_no_run_no_report(tmp_path):
 def test_interval_is_wilsons():
     expected = scipy.stats.binomtest(480, 600).proportion_ci(0.95, method="wilson")
     assert interval(0.8, 600) == pytest.approx((expected.low, expected.high), abs=1e-5)
+
+
+@pytest.mark.parametrize(("fraction", "number"), [(0.5, 100), (0.74, 600), (0.9, 1200)])
+def test_a_difference_that_may_be_chance(fraction, number):
+    """Two accuracies of this size are binomial: the spread of their difference, times the normal's quantile."""
+    variance = 2 * scipy.stats.binom(number, fraction).var() / number**2
+    expected = scipy.stats.norm.ppf(0.975) * math.sqrt(variance)
+    assert chance_difference(fraction, number) == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_difference_of_one_sample_is_chance_even_where_all_are_right():
+    for fraction in (0.0, 1.0):
+        assert 1 / 50 < chance_difference(fraction, 50) < 0.1
+
+
+def test_the_page_tells_the_bound_of_its_own_accuracy(tmp_path):
+    path = invented.write(tmp_path / "run", fused=0.9)
+    run = RunFiles.read(path)
+    bound = 196 * math.sqrt(2 * 0.9 * 0.1 / run.tested())
+    assert f"Below about {bound:.1f} points a difference from fused may be chance." in page([path]).text
 
 
 @pytest.mark.parametrize("number", [2, 5, 20])
