@@ -69,7 +69,8 @@ def _mask(first: int, second: int) -> Tensor:
 def _picture(config: Any) -> tuple[int, ...]:
     side = getattr(config, "image_size", None) or getattr(config, "crop_size", None) or _SIDE
     height, width = side if isinstance(side, (list, tuple)) else (side, side)
-    shape: tuple[int, ...] = (getattr(config, "num_channels", None) or getattr(config, "in_chans", 3), height, width)
+    channels: int = getattr(config, "num_channels", None) or getattr(config, "in_chans", None) or 3
+    shape = (channels, height, width)
     frames = getattr(config, "num_frames", None) or getattr(config, "frames_per_clip", None)
     return (int(frames), *shape) if frames else shape
 

@@ -112,10 +112,12 @@ class Promise:
         return self.shape[0]
 
     def __mul__(self, other: Any) -> Tensor:
-        return torch.mul(self.whole(), other)
+        product: Tensor = self.whole() * other
+        return product
 
     def __add__(self, other: Any) -> Tensor:
-        return self.whole() + other
+        total: Tensor = self.whole() + other
+        return total
 
     @classmethod
     def __torch_function__(cls, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:

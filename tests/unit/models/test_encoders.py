@@ -4,15 +4,18 @@ import json
 import logging
 from pathlib import Path
 
+import httpx
 import pytest
 import torch
 import transformers
+from huggingface_hub import errors as hub_errors
 from safetensors.torch import load_file, save_file
 from tests.unit.models.tiny import WIDTHS, encoder, inputs
 
 from m2fedsa.errors import WeightsError
 from m2fedsa.models import encoders
 from m2fedsa.models.encoders import load
+from m2fedsa.models.examples import example_for
 
 
 @pytest.fixture
@@ -88,6 +91,7 @@ def test_what_the_hub_does_not_have_is_named(monkeypatch: pytest.MonkeyPatch) ->
     def unreachable(name: str, **options: object) -> None:
         raise OSError(f"We couldn't connect to the hub for {name} ({options['revision']})\nmore lines")
 
+    monkeypatch.setattr(encoders, "reachable", lambda: True)
     monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", unreachable)
     with pytest.raises(WeightsError, match=r"owner/name: no encoder could be loaded from owner/name \(OSError: We .* \(v2\)\)$"):
         load("owner/name", revision="v2")
@@ -132,3 +136,91 @@ def test_a_tensor_that_is_missing_is_named(folder: Path) -> None:
     save_file(tensors, weights, metadata={"format": "pt"})
     with pytest.raises(WeightsError, match=r"1 tensors are missing \(layernorm.weight\)"):
         load(str(folder))
+
+
+WIDE = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+TEXT = {"vocab_size": 30, "max_position_embeddings": 20, "bos_token_id": 1, "eos_token_id": 2, **WIDE}
+SIGHT = {"image_size": 16, "patch_size": 8, **WIDE}
+WORDS = {"vocab_size": 30, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
+
+
+def full_checkpoints() -> dict[str, tuple[transformers.PreTrainedModel, str, str]]:
+    """Checkpoint -> model, where its encoder lies in it, the class that shall come back."""
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16, "d_model": 16}
+    layers = {"encoder_layers": 1, "decoder_layers": 1}
+    clip = transformers.CLIPConfig(text_config=TEXT, vision_config=SIGHT, projection_dim=8)
+    siglip = transformers.SiglipConfig(text_config=TEXT, vision_config=SIGHT)
+    t5 = transformers.T5Config(vocab_size=30, d_model=16, d_kv=4, d_ff=16, num_layers=1, num_heads=2, decoder_start_token_id=0)
+    whisper = transformers.WhisperConfig(num_mel_bins=8, max_source_positions=10, max_target_positions=10, **WORDS, **heads, **layers)
+    bart = transformers.BartConfig(max_position_embeddings=20, **WORDS, **heads, **layers)
+    return {
+        "clip": (transformers.CLIPModel(clip), "vision_model", "CLIPVisionModel"),
+        "siglip": (transformers.SiglipModel(siglip), "vision_model", "SiglipVisionModel"),
+        "t5": (transformers.T5ForConditionalGeneration(t5), "encoder", "T5EncoderModel"),
+        "whisper": (transformers.WhisperForConditionalGeneration(whisper), "model.encoder", "WhisperEncoder"),
+        "bart": (transformers.BartForConditionalGeneration(bart), "model.encoder", "BartEncoder"),
+    }
+
+
+@pytest.mark.parametrize("name", ["clip", "siglip", "t5", "whisper", "bart"])
+def test_the_encoder_comes_straight_from_a_full_checkpoint(name: str, tmp_path: Path) -> None:
+    whole, part, kind = full_checkpoints()[name]
+    whole.eval().save_pretrained(tmp_path)
+    model = load(str(tmp_path))
+    assert type(model).__name__ == kind
+    example = example_for(model)
+    values = {key: value for key, value in example.items() if key != "attention_mask" or name in ("t5", "bart")}
+    with torch.no_grad():
+        theirs = whole.get_submodule(part)(**values).last_hidden_state
+        assert torch.equal(model(**values).last_hidden_state, theirs)
+
+
+def test_a_stored_type_is_kept_where_it_is_asked_for(tmp_path: Path) -> None:
+    transformers.ViTModel(transformers.ViTConfig(image_size=32, patch_size=8, **WIDTHS)).half().save_pretrained(tmp_path)
+    assert {parameter.dtype for parameter in load(str(tmp_path), dtype=None).parameters()} == {torch.float16}
+
+
+def answer(status: int, url: str = "https://hub/owner/name") -> httpx.Response:
+    return httpx.Response(status, request=httpx.Request("GET", url))
+
+
+REFUSALS = {
+    "gated": (hub_errors.GatedRepoError("403", response=answer(403)), "owner/name is gated: .* log in with `hf auth login`"),
+    "none": (hub_errors.RepositoryNotFoundError("404", response=answer(404)), "neither a folder here nor a model on the hub"),
+    "revision": (hub_errors.RevisionNotFoundError("404", response=answer(404)), "owner/name has no revision v9 on the hub"),
+    "offline": (hub_errors.LocalEntryNotFoundError("nothing"), "nor in the cache of models, and the hub cannot be reached"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSALS)
+def test_what_the_hub_refuses_is_told_in_plain_words(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library's own errors, as transformers hands them on: as the cause of an OSError with a page of text."""
+    error, told = REFUSALS[kind]
+
+    def refuses(name: str, **options: object) -> None:
+        raise OSError("You are trying to access something\nand a page more") from error
+
+    monkeypatch.setattr(encoders, "reachable", lambda: kind != "offline")
+    monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", refuses)
+    with pytest.raises(WeightsError, match=told):
+        load("owner/name", revision="v9")
+
+
+def test_without_a_network_nothing_is_tried_twice(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """One look whether the hub is there, then the cache alone, which is empty."""
+    tried: list[str] = []
+
+    class Session:
+        def head(self, url: str, timeout: float) -> None:
+            tried.append(url)
+            assert timeout <= 5
+            raise httpx.ConnectError("Name or service not known")
+
+    monkeypatch.setattr("huggingface_hub.get_session", Session)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    with pytest.raises(WeightsError, match=r"neither a folder here nor in the cache of models, and the hub cannot be reached"):
+        load("nobody-at-all/no-such-model")
+    assert len(tried) == 1
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert not encoders.reachable()
+    assert len(tried) == 1, "who has switched the hub off is not asked"
