@@ -62,7 +62,10 @@ class Data(Section):
     """What only this source knows; a wrong key is answered with those that there are. `digits` and `match`: image_noise is a standard
     deviation on pixels in 0 … 1, audio_snr_db the signal-to-noise ratio of white noise (inf: none). `digits` alone: text_mask is the
     probability that a character is lost. `match` alone: pairings is in how many samples each image and each recording takes part, half
-    of which agree (even)."""
+    of which agree (even). `products` and `spoken_digits`: folder is where the files lie, image_size the pixels a side (0: what the
+    encoder's processor says), text_tokens the most that is read of a text (0: all that its tokenizer takes). `products` alone: text is the
+    column `title` or `description`, division another way to divide the samples (0: the file's own). `spoken_digits` alone: audio_seconds
+    is how much of a recording a feature extractor hears (0: what it says itself). `random_shapes`: of text_tokens text_read are real."""
 
 
 class Modality(Section):

@@ -103,3 +103,9 @@ def test_options_stand_in_the_settings_with_the_values_of_the_source(name):
     data = recipes.named(name).data
     own = {key: one.default for key, one in inspect.signature(SOURCES[data.source]).parameters.items() if key not in (*COMMON, *PASSED)}
     assert data.options == own
+
+
+@pytest.mark.parametrize("name", ["products", "spoken_digits", "paper_shapes"])
+def test_every_option_of_the_source_stands_in_the_settings(name):
+    data = recipes.named(name).data
+    assert set(data.options) == set(inspect.signature(SOURCES[data.source]).parameters) - {*COMMON, *PASSED}

@@ -9,7 +9,12 @@ def paper_shapes(*, rounds: int = 1, seed: int = 0, clients: int = 2) -> Config:
         {
             "name": "paper_shapes",
             "seed": seed,
-            "data": {"source": "random_shapes", "clients": clients, "multimodal_fraction": 1.0},
+            "data": {
+                "source": "random_shapes",
+                "clients": clients,
+                "multimodal_fraction": 1.0,
+                "options": {"samples_per_client": 4, "evaluation_samples": 2, "image_size": 224, "text_tokens": 64, "text_read": 32},
+            },
             "modalities": {
                 "image": {"encoder": "random:swin-tiny"},
                 "audio": {"encoder": "random:ast-base"},

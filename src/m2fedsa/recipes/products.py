@@ -16,7 +16,7 @@ def products(*, rounds: int = 6, seed: int = 0, clients: int = 20, folder: str =
                 "source": "products",
                 "clients": clients,
                 "missing_rate": 0.2,
-                "options": {"folder": folder, "image_size": 160},
+                "options": {"folder": folder, "image_size": 160, "text": "title", "text_tokens": 0, "division": 0},
             },
             "modalities": {
                 "image": {"encoder": image, "block": 10, "adapter_width": 32},

@@ -14,7 +14,18 @@ def spoken_digits(
         {
             "name": "spoken_digits",
             "seed": seed,
-            "data": {"source": "spoken_digits", "clients": clients, "options": {"folder": folder, "image_size": 96}},
+            "data": {
+                "source": "spoken_digits",
+                "clients": clients,
+                "options": {
+                    "folder": folder,
+                    "image_noise": 0.25,
+                    "audio_snr_db": 10.0,
+                    "image_size": 96,
+                    "audio_seconds": 0.0,
+                    "text_tokens": 0,
+                },
+            },
             "modalities": {
                 "image": {"encoder": image, "block": 10, "adapter_width": 32},
                 "audio": {"encoder": audio, "block": 14, "adapter_width": 32},
