@@ -7,8 +7,10 @@ from tests import worlds
 from m2fedsa.assembly import Extensions, assemble, cpu_threads
 from m2fedsa.averaging import weighted_mean
 from m2fedsa.config import Config
+from m2fedsa.cutting import Choice, cut_model
 from m2fedsa.data.samples import ClientData, FederatedData
-from m2fedsa.errors import ConfigError, CutError
+from m2fedsa.errors import ConfigError, CutError, WeightsError
+from m2fedsa.ledger import ledger
 from m2fedsa.losses import step_loss
 
 MODALITIES = ("image", "text")
@@ -122,3 +124,87 @@ def test_a_client_that_only_evaluates_takes_no_part_in_sampling():
     assert [task.client for task in tasks] == ["ann"]
     with pytest.raises(ConfigError, match="federation.clients_per_round = 2, but 1 clients have training samples."):
         assemble(worlds.config(MODALITIES, federation__clients_per_round=2), Extensions(held, worlds.encoders(MODALITIES)))
+
+
+# --- encoders that were cut before ----------------------------------------------------------------------------------------------------
+
+
+EXAMPLES = {name: data().clients["ann"].train.inputs(name, torch.arange(2)) for name in MODALITIES}
+
+
+def cut_up(folder, dtype="float32", block=1):
+    """Both encoders, cut into folders."""
+    for name, model in worlds.encoders(MODALITIES).items():
+        cut_model(model, EXAMPLES[name], Choice(block, dtype), folder / name)
+    return {f"modalities__{name}__encoder": str(folder / name) for name in MODALITIES}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+def test_a_cut_folder_is_the_encoder_that_was_cut(dtype, tmp_path):
+    """Same widths, same ledger, same bits at both ends, with the whole encoder never at hand."""
+    folders = cut_up(tmp_path, dtype)
+    dtypes = {f"modalities__{name}__head_dtype": dtype for name in MODALITIES}
+    here = assemble(worlds.config(MODALITIES, **dtypes), Extensions(data(), worlds.encoders(MODALITIES)))
+    there = assemble(worlds.config(MODALITIES, **folders), Extensions(data()))
+    assert ledger(there.blueprint, there.measured) == ledger(here.blueprint, here.measured)
+    for name in MODALITIES:
+        assert torch.equal(there.shared.heads[name](EXAMPLES[name]), here.shared.heads[name](EXAMPLES[name]))
+        assert there.blueprint.widths[name] == here.blueprint.widths[name]
+    assemble(worlds.config(MODALITIES, **folders, **dtypes), Extensions(data()))
+
+
+def test_few_bits_show_in_the_ledger_of_the_client_alone():
+    found = {}
+    for dtype in ("float32", "int8"):
+        parties = assemble(worlds.config(MODALITIES, modalities__text__head_dtype=dtype), Extensions(data(), worlds.encoders(MODALITIES)))
+        found[dtype] = ledger(parties.blueprint, parties.measured)
+    assert found["int8"]["image"] == found["float32"]["image"]
+    text = {dtype: entry["text"] for dtype, entry in found.items()}
+    assert text["int8"]["client"]["frozen"]["parameters"] == text["float32"]["client"]["frozen"]["parameters"]
+    assert text["int8"]["client"]["frozen"]["bytes"] < 0.5 * text["float32"]["client"]["frozen"]["bytes"]
+    for side in ("server", "whole", "bytes"):
+        assert text["int8"][side] == text["float32"][side]
+
+
+def test_settings_and_a_cut_folder_must_agree(tmp_path):
+    folders = cut_up(tmp_path, "int8")
+    wrong = {
+        "modalities__text__block=2": r"^modalities.text.block = 2, but .*text was cut after block 1. Set block = 1, or cut",
+        "modalities__text__head_dtype=int4": r'^modalities.text.head_dtype = "int4", but the head in .*text is in int8',
+        "modalities__text__keep=['encoder']": r"^modalities.text.keep = \['encoder'\], but .* is cut already",
+        "modalities__text__revision=v1": r'^modalities.text.revision = "v1", but only an encoder from the hub has one',
+    }
+    for setting, told in wrong.items():
+        settings = worlds.config(MODALITIES, **folders).override([setting.replace("__", ".")])
+        with pytest.raises(ConfigError, match=told):
+            assemble(settings, Extensions(data()))
+
+
+def test_a_cut_folder_must_be_whole(tmp_path):
+    folders = cut_up(tmp_path)
+    (tmp_path / "image" / "tail" / "source.json").unlink()
+    with pytest.raises(WeightsError, match=r"^modalities.image.encoder = .*image/tail: holds no slice"):
+        assemble(worlds.config(MODALITIES, **folders), Extensions(data()))
+
+
+def test_a_cut_folder_must_take_the_inputs_that_the_data_has(tmp_path):
+    folders = cut_up(tmp_path)
+    swapped = {"modalities__image__encoder": folders["modalities__text__encoder"]}
+    with pytest.raises(CutError, match=r"^modalities.image: BertModel does not take the inputs that the data has"):
+        assemble(worlds.config(MODALITIES, **{**folders, **swapped}), Extensions(data()))
+
+
+def test_a_mask_that_the_cut_never_saw_is_told(tmp_path):
+    bare = {"input_ids": EXAMPLES["text"]["input_ids"]}
+    cut_model(worlds.encoders(MODALITIES)["text"], bare, Choice(1), tmp_path / "text")
+    settings = worlds.config(MODALITIES, modalities__text__encoder=str(tmp_path / "text"))
+    with pytest.raises(CutError, match=r"^modalities.text: the data has an attention_mask, but .* was traced without one"):
+        assemble(settings, Extensions(data(), {"image": worlds.encoders(MODALITIES)["image"]}))
+
+
+def test_text_from_a_cut_folder_leaves_unread_too(tmp_path):
+    folders = cut_up(tmp_path, block=0)
+    settings = worlds.config(MODALITIES, **folders, modalities__image__block=0, modalities__text__block=0)
+    with pytest.raises(CutError, match=r"^modalities.text.block = 0 would send"):
+        assemble(settings, Extensions(data()))
+    assemble(settings.override(["modalities.text.readable_text=true"]), Extensions(data()))
