@@ -39,27 +39,29 @@ class Measured:
     example: Mapping[str, Tensor]
 
 
-def ledger(blueprint: Blueprint, measured: Mapping[str, Measured]) -> dict[str, LedgerEntry]:
-    """One entry per modality."""
+def ledger(blueprint: Blueprint, measured: Mapping[str, Measured], known: Mapping[str, Side] | None = None) -> dict[str, LedgerEntry]:
+    """One entry per modality. `known`: what was counted on whole encoders before, by modality."""
     client, server = client_parts(blueprint, blueprint.modalities), server_parts(blueprint)
-    return {name: _entry(name, one, client, server) for name, one in measured.items()}
+    return {name: _entry(name, one, client, server, (known or {}).get(name)) for name, one in measured.items()}
 
 
-def _entry(name: str, one: Measured, client: Parts, server: Parts) -> LedgerEntry:
+def _entry(name: str, one: Measured, client: Parts, server: Parts, known: Side | None) -> LedgerEntry:
     mask = one.example.get(architecture(one.tail.plan.model_type).mask)
     specs = specify(one.example)
     hidden = one.head(one.example)
+    # Before anything is counted: shadows that meet a shape for the first time run the code of modules that are elsewhere.
+    pooled = one.tail(hidden, mask, specs, None)
     adapter, task = client.modules.get(f"{name}.ma"), server.modules.get(f"{name}.ta")
     forward_head = _flops(lambda: one.head(one.example))
     # At the cut the client only runs its adapter forth and back; a kept head output costs nothing after the first time.
     on_client = _both(lambda h: h if adapter is None else h + adapter(h), hidden, client.modules[f"{name}.classifier"], one.tail.width)
     on_server = _forth_and_back(lambda h: one.tail(h, mask, specs, task), hidden)
-    pooled = one.tail(hidden, mask, specs, None)
     up, down = Activation(hidden, torch.zeros(1, dtype=torch.int64), mask, specs).nbytes, nbytes([pooled])
     return {
         "client": _side(held(one.head), _under(client, name), forward_head + on_client[0], on_client[1], head=forward_head),
         "server": _side(held(one.tail), _under(server, name), *on_server),
-        "whole": _side(_weights([]), list(one.model.parameters()), *whole_flops(one.model, fed(one.model, one.example), one.tail.pooling)),
+        "whole": known
+        or _side(_weights([]), list(one.model.parameters()), *whole_flops(one.model, fed(one.model, one.example), one.tail.pooling)),
         "bytes": {"up": up + down, "down": down + nbytes([hidden])},
     }
 
