@@ -48,11 +48,19 @@ class Losses:
     """`total` is differentiated; the others are reported: per-sample means over the samples they are of, with their number."""
 
     total: Tensor
+    """() with a graph, also for a batch without a label"""
     reported: Mapping[str, tuple[Tensor, int]]
+    """name -> (mean, samples): one per modality, `fused`, and `fused_multimodal`, of labelled samples of several modalities alone; no
+    entry where there was no such sample"""
 
 
 class Loss(Protocol):
-    """The loss of one batch in one phase, with the weights λ of the transfer phase."""
+    """The loss of one batch in one phase, with the weights λ of the transfer phase.
+
+    It reports what `Losses.reported` names: `transfer.start = "plateau"` watches `fused_multimodal` and never begins without it. Labels may
+    be `UNLABELLED`, in the transfer phase for a whole batch. λ1 and λ2 are its own to use; the main server adds λ3 times the term at
+    feature level. (A complete example: docs/own_parts.md.)
+    """
 
     def __call__(self, predictions: Predictions, phase: Phase, weights: tuple[float, float, float]) -> Losses:
         """See the class."""

@@ -1,25 +1,34 @@
 """m2fedsa as a library: ten lines, and a notebook."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 import torch
 from tests import worlds
 from tests.integration.in_memory import MODALITIES, Stops, run
 
-import m2fedsa
 from m2fedsa.errors import Interrupted
 from m2fedsa.result import Result
 
 # --- ten lines and a notebook ---------------------------------------------------------------------------------------------------------
 
 
-def test_ten_lines(tmp_path):
-    """Those of the package's docstring and the README."""
-    result = m2fedsa.run(m2fedsa.recipes.digits(rounds=1, clients=3), out=tmp_path / "mine")
+def test_ten_lines(tmp_path, monkeypatch):
+    """Those of the README, as they stand but for a smaller federation."""
+    monkeypatch.chdir(tmp_path)
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    (lines,) = re.findall(r"^```python\n(.*?)^```", readme, re.DOTALL | re.MULTILINE)
+    assert "recipes.digits(rounds=10)" in lines
+    names = {}
+    exec(lines.replace("recipes.digits(rounds=10)", "recipes.digits(rounds=1, clients=3)"), names)
+    result = names["result"]
     assert 0.1 < result.metrics["fused"]["accuracy"] <= 1.0
-    assert (tmp_path / "mine" / "report.html").exists()
-    assert result.directory == tmp_path / "mine"
+    assert result.directory.resolve() == tmp_path / "runs" / "mine"
+    assert (tmp_path / "runs" / "mine" / "report.html").exists()
+    assert len(names["table"]) == 1
+    assert names["figure"].axes
 
 
 @pytest.fixture(scope="module")

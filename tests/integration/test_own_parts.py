@@ -1,51 +1,101 @@
 """A researcher's own parts, each an object with a documented interface, passed to `run`; nothing is inherited."""
 
+import contextlib
+import functools
+import importlib
+import inspect
 import json
+import re
+import tempfile
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 import torch
-import transformers
 from tests import worlds
 from tests.integration import small
 from tests.integration.in_memory import MODALITIES, Stops, run
-from torch import nn
-from torch.nn import functional
 
 import m2fedsa
 from m2fedsa.config import Config
-from m2fedsa.data.samples import ClientData, FederatedData, InMemorySamples
+from m2fedsa.data.samples import ClientData, FederatedData
 from m2fedsa.data.synthetic import synthetic
 from m2fedsa.errors import ConfigError, Interrupted, RunDirectoryError
-from m2fedsa.losses import Losses, step_loss
+from m2fedsa.losses import Losses, Predictions, step_loss
+from m2fedsa.messages import ClientInfo
 from m2fedsa.storage import Store
+
+# --- the page of examples -------------------------------------------------------------------------------------------------------------
+
+PAGE = (Path(__file__).parents[2] / "docs" / "own_parts.md").read_text(encoding="utf-8")
+EXAMPLES = dict(re.findall(r"^## ([^\n]+)\n(?:(?!^## ).)*?^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE))
+
+
+@functools.cache
+def example(heading):
+    """What an example of docs/own_parts.md leaves behind when it is run as it stands, in a folder where nothing else is."""
+    names = {"__name__": "own_parts"}
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder), torch.random.fork_rng():
+        exec(compile(EXAMPLES[heading], f"docs/own_parts.md, {heading}", "exec"), names)
+        assert list(Path().iterdir()) == []
+    return names
+
+
+def test_the_page_has_an_example_of_each_part():
+    assert list(EXAMPLES) == ["Data", "Encoder", "Loss", "Averaging rule", "Client sampler"]
+    assert PAGE.count("```python") == len(EXAMPLES)
+
+
+def test_the_page_names_what_there_is():
+    """Each argument in the table is one of `run`, each interface can be imported by the name that is told."""
+    arguments = inspect.signature(m2fedsa.run).parameters
+    rows = re.findall(r"^\| \[.*?\| `(\w+)=.*?\| .*?`([\w.]+)` \|$", PAGE, re.MULTILINE)
+    assert {argument for argument, _ in rows} == {"data", "encoders", "loss", "average", "sampler"}
+    for argument, interface in rows:
+        assert argument in arguments
+        module, _, name = interface.rpartition(".")
+        assert hasattr(importlib.import_module(module), name)
+
 
 # --- a researcher's own loss ----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class FocalLoss:
-    """Σ_m mean (1 − q)^γ ce_m, and the same for the fused logits; q is the probability of the right class. (Lin et al. 2017.)"""
-
-    gamma: float
-
-    def __call__(self, predictions, phase, weights):
-        total, reported = predictions.fused.sum() * 0, {}
-        logits = {**predictions.unimodal, "fused": predictions.fused}
-        for name, values in logits.items():
-            labels = predictions.labels if name == "fused" else predictions.labels[predictions.rows[name]]
-            ce = functional.cross_entropy(values + predictions.adjustment, labels, reduction="none")
-            mean = ((1 - torch.exp(-ce)) ** self.gamma * ce).mean()
-            total, reported[name] = total + mean, (mean.detach(), len(labels))
-        return Losses(total, reported)
-
-
-def test_own_loss():
-    plain, same, focal = run(), run(loss=FocalLoss(0.0)), run(loss=FocalLoss(2.0))
+def test_own_loss(monkeypatch):
+    """The page's focal loss is the cross-entropy where γ is 0, and smaller where it is not."""
+    names = example("Loss")
+    monkeypatch.setitem(names, "GAMMA", 0.0)
+    plain, same = run(), run(loss=names["focal_loss"])
+    monkeypatch.setitem(names, "GAMMA", 2.0)
+    focal = run(loss=names["focal_loss"])
     for name in ("fused", "image", "text"):
         assert same.history[0]["loss"][name] == pytest.approx(plain.history[0]["loss"][name], rel=1e-4)
         assert focal.history[0]["loss"][name] < plain.history[0]["loss"][name]
     assert focal.digest != plain.digest
+
+
+def test_own_loss_where_nine_of_ten_have_no_label_in_both_phases():
+    history = example("Loss")["result"].history
+    assert [record["phase"] for record in history] == ["fusion", "transfer"]
+    assert all(set(record["loss"]) == {"fused", "image", "audio", "text"} for record in history)
+
+
+@pytest.mark.parametrize("phase", ["fusion", "transfer"])
+def test_what_own_loss_reports(monkeypatch, phase):
+    """As the loss of the package reports it: samples with a label, and of several modalities; nothing where there are none."""
+    names, draw = example("Loss"), torch.Generator().manual_seed(0)
+    monkeypatch.setitem(names, "GAMMA", 0.0)
+    for labels, reported in (([1, -1, 0, 2], {"fused": 3, "fused_multimodal": 2, "image": 2, "text": 3}), ([-1] * 4, {})):
+        logits = {name: torch.randn(3, 3, generator=draw, requires_grad=True) for name in ("image", "text")}
+        fused = torch.randn(4, 3, generator=draw, requires_grad=True)
+        rows = {"image": torch.tensor([0, 1, 2]), "text": torch.tensor([0, 2, 3])}
+        counts, shift = torch.tensor([2.0, 1.0, 2.0, 1.0]), torch.tensor([0.1, -0.3, 0.2])
+        predictions = Predictions(logits, rows, fused, counts, torch.tensor(labels), shift, {}, {})
+        ours, theirs = names["focal_loss"](predictions, phase, (0.6, 0.2, 0.2)), step_loss(predictions, phase, (0.6, 0.2, 0.2))
+        ours.total.backward()
+        assert {name: number for name, (_, number) in ours.reported.items()} == reported
+        assert {name: number for name, (_, number) in theirs.reported.items()} == reported
+        for name, (value, _) in theirs.reported.items():
+            torch.testing.assert_close(ours.reported[name][0], value.detach())
 
 
 def test_a_loss_of_nothing_moves_nothing():
@@ -78,7 +128,7 @@ class Median:
 def test_own_averaging_rule(tmp_path):
     """It averages on both servers what clients trained, and the round's tensors are what it says, bit for bit."""
     clients = {"ann": (MODALITIES, 8), "bob": (MODALITIES, 4), "cyd": (("image",), 6)}
-    settings = worlds.config(MODALITIES, federation__rounds=1, averaging__rules="[]")
+    settings = worlds.config(MODALITIES, federation__rounds=1, averaging__rules='[{pattern = "*", over = "clients"}]')
     data = worlds.federated(clients, modalities=MODALITIES)
     rule, kept = Median(), {}
 
@@ -97,6 +147,17 @@ def test_own_averaging_rule(tmp_path):
     assert rule.seen["text.ma.up.weight"][0] == ["ann", "bob"]
     text = data.clients["bob"].train.presence[:, 1]
     assert rule.seen["text.ma.up.weight"][1] == [8, int(text.sum())]
+
+
+def test_the_averaging_rule_of_the_page():
+    """One that lies does not count, whichever way it lies; of two clients it is the mean."""
+    rule, previous = example("Averaging rule")["trimmed_mean"], torch.zeros(2)
+    values = [("ann", torch.tensor([1.0, 2.0]), 5), ("bob", torch.tensor([3.0, 4.0]), 5), ("eve", torch.tensor([1e6, -1e6]), 5)]
+    assert rule("x", values, previous).tolist() == [3.0, 2.0]
+    assert rule("x", values[:2], previous).tolist() == [2.0, 3.0]
+    assert rule("x", values[:1], previous).tolist() == [1.0, 2.0]
+    assert rule("x", values, previous).dtype == previous.dtype
+    assert 0.2 < example("Averaging rule")["result"].metrics["fused"]["accuracy"] <= 1.0
 
 
 # --- a researcher's own sampler -------------------------------------------------------------------------------------------------------
@@ -120,36 +181,29 @@ def test_own_sampler():
     assert [record["clients"] for record in run(settings, data=data, sampler=most_labels).history] == [["bob", "cyd"]] * 4
 
 
+def test_the_sampler_of_the_page():
+    sampler, draw = example("Client sampler")["by_labels"], torch.Generator().manual_seed(0)
+    clients = [ClientInfo(name, ("image",), 10, labelled, 0, 0, 0) for name, labelled in (("ann", 0), ("bob", 1), ("cyd", 9))]
+    assert sampler(1, clients, 3, draw) == ["bob", "cyd"]
+    assert sampler(1, clients, None, draw) == ["bob", "cyd"]
+    first = [sampler(1, clients, 1, draw)[0] for _ in range(200)]
+    assert "ann" not in first
+    assert 0.8 < first.count("cyd") / 200 < 0.97
+    history = example("Client sampler")["result"].history
+    assert all(len(set(record["clients"])) == 2 for record in history)
+
+
 # --- a researcher's own data set ------------------------------------------------------------------------------------------------------
 
 
 def test_own_data():
-    """Tensors as they come, in a dozen lines."""
-    draw = torch.Generator().manual_seed(0)
-    labels = torch.arange(60) % 2
-    columns = {
-        "photo": {"pixel_values": torch.randn(60, 1, 8, 8, generator=draw) + 2 * labels[:, None, None, None]},
-        "title": {"input_ids": torch.randint(3, 32, (60, 8), generator=draw), "attention_mask": torch.ones(60, 8, dtype=torch.int64)},
-    }
-
-    def part(rows):
-        return InMemorySamples.whole({name: {k: v[rows] for k, v in one.items()} for name, one in columns.items()}, labels[rows])
-
-    sites = {f"site-{number}": ClientData(("photo", "title"), train=part(slice(10 * number, 10 * number + 10))) for number in range(4)}
-    sites["hospital"] = ClientData(("photo", "title"), test=part(slice(40, 60)))
-    data = FederatedData(("no", "yes"), ("photo", "title"), sites)
-    settings = Config.from_mapping(
-        {
-            "modalities": {name: {"encoder": "object", "adapter_width": 4} for name in ("photo", "title")},
-            "fusion": {"width": 8, "heads": 2, "feed_forward": 8},
-            "federation": {"rounds": 2},
-        }
-    )
-    result = m2fedsa.run(settings, data=data, encoders={"photo": small.vit(), "title": small.bert()})
+    names = example("Data")
+    result = names["result"]
     assert result.metrics["photo"]["accuracy"] > 0.8
-    assert result.metrics["photo"]["samples"] == 20
-    assert result.validation is None
-    assert set(result.per_client) == set(sites)
+    # The referee's last sample has no label, its first no title.
+    assert (result.metrics["photo"]["samples"], result.metrics["title"]["samples"]) == (19, 18)
+    assert result.validation["fused"]["samples"] == 19
+    assert set(result.per_client) == set(names["clients"])
 
 
 class Lazy:
@@ -194,55 +248,17 @@ def test_own_samples(encoders):
 # --- a researcher's own encoder -------------------------------------------------------------------------------------------------------
 
 
-class SeriesConfig(transformers.PretrainedConfig):
-    model_type = "series"
-
-
-class Block(nn.Module):
-    def __init__(self, width):
-        super().__init__()
-        self.norm, self.mlp = nn.LayerNorm(width), nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
-
-    def forward(self, hidden_states):
-        return hidden_states + self.mlp(self.norm(hidden_states))
-
-
-class SeriesEncoder(transformers.PreTrainedModel):
-    """Of a kind that no library has: a series of 16 numbers as four tokens."""
-
-    config_class = SeriesConfig
-
-    def __init__(self, config):
-        super().__init__(config)
-        self.entry, self.layers = nn.Linear(4, 6), nn.ModuleList([Block(6) for _ in range(3)])
-        self.post_init()
-
-    def _init_weights(self, module):
-        pass
-
-    def forward(self, values):
-        hidden = self.entry(values.unflatten(1, (4, 4)))
-        for layer in self.layers:
-            hidden = layer(hidden)
-        return transformers.modeling_outputs.BaseModelOutput(last_hidden_state=hidden)
-
-
-def test_own_encoder(tmp_path):
-    draw = torch.Generator().manual_seed(0)
-    labels = torch.arange(24) % 2
-    columns = {"series": {"values": torch.randn(24, 16, generator=draw) + labels[:, None]}}
-    samples = InMemorySamples.whole(columns, labels)
-    data = FederatedData(("down", "up"), ("series",), {"ann": ClientData(("series",), train=samples, test=samples)})
-    settings = Config.from_mapping({"modalities": {"series": {"encoder": "object", "adapter_width": 4}}, "federation": {"rounds": 1}})
+def test_own_encoder():
+    """One block of 6 → 12 → 6 with its norm, and the entry, lie with the client; nothing of the encoder moved."""
+    names = example("Encoder")
+    result = names["result"]
+    assert result.metrics["sensor"]["accuracy"] > 0.7
+    assert result.ledger["sensor"]["client"]["frozen"]["parameters"] == (4 * 6 + 6) + 12 + (6 * 12 + 12) + (12 * 6 + 6)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = SeriesEncoder(SeriesConfig())
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    result = m2fedsa.run(settings, data=data, encoders={"series": model}, out=tmp_path / "run")
-    assert result.metrics["series"]["accuracy"] > 0.7
-    # One block of 6 → 12 → 6 with its norm, and the entry; nothing of it moved.
-    assert result.ledger["series"]["client"]["frozen"]["parameters"] == (4 * 6 + 6) + 12 + (6 * 12 + 12) + (12 * 6 + 6)
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+        drawn = names["SeriesEncoder"](names["SeriesConfig"]())
+    moved = names["encoder"].state_dict()
+    assert all(torch.equal(value, moved[name]) for name, value in drawn.state_dict().items())
 
 
 # --- what the run directory tells of them ---------------------------------------------------------------------------------------------
@@ -252,22 +268,22 @@ def test_a_run_with_own_parts_says_so_and_is_not_repeated_without_them(tmp_path,
     """Otherwise config.toml would promise a digest that it does not give."""
     path = tmp_path / "run"
     with pytest.raises(Interrupted):
-        run(worlds.config(MODALITIES), loss=FocalLoss(2.0), sampler=in_turn, progress=Stops(1), out=path)
+        run(worlds.config(MODALITIES), loss=example("Loss")["focal_loss"], sampler=in_turn, progress=Stops(1), out=path)
     kept = Config.from_file(path / "config.toml")
     assert kept.data.source == "object"
     assert kept.data.clients == 2
     assert {one.encoder for one in kept.modalities.values()} == {"object"}
-    assert kept.objects.loss == f"{FocalLoss.__module__}.FocalLoss"
+    assert kept.objects.loss == "own_parts.focal_loss"
     assert kept.objects.sampler == f"{in_turn.__module__}.in_turn"
     assert kept.objects.average is None
     assert "objects.loss" in small.refused(capsys, "run", "--resume", path)
     assert "objects.loss" in small.refused(capsys, "run", path / "config.toml", "--out", tmp_path / "again")
-    with pytest.raises(RunDirectoryError, match=r"objects.loss: '.*FocalLoss' -> unset"):
+    with pytest.raises(RunDirectoryError, match=r"objects.loss: 'own_parts.focal_loss' -> unset"):
         run(worlds.config(MODALITIES), sampler=in_turn, out=path, resume=True)
     with pytest.raises(ConfigError, match="it was not passed"):
         run(kept)
-    resumed = run(worlds.config(MODALITIES), loss=FocalLoss(2.0), sampler=in_turn, out=path, resume=True)
-    assert resumed.digest == run(worlds.config(MODALITIES), loss=FocalLoss(2.0), sampler=in_turn).digest
+    resumed = run(worlds.config(MODALITIES), loss=example("Loss")["focal_loss"], sampler=in_turn, out=path, resume=True)
+    assert resumed.digest == run(worlds.config(MODALITIES), loss=example("Loss")["focal_loss"], sampler=in_turn).digest
 
 
 def test_other_data_is_noticed_on_resume(tmp_path):
