@@ -27,7 +27,7 @@ from quality_table import render
 if TYPE_CHECKING:
     from m2fedsa.config import Config
 
-RATES = (0.005, 0.01)
+RATES = (0.005, 0.01, 0.02)
 FEW_RATES = (0.005, 0.015)
 SEEDS = (5, 6, 7, 8, 9)
 """Not those with which the recipes were chosen."""
@@ -52,14 +52,14 @@ ARMS = (
     Arm("transfer", "few_labels", rates=FEW_RATES),
     Arm("no transfer", "few_labels", NO_TRANSFER, FEW_RATES),
     Arm("each modality teaches itself", "few_labels", ("transfer.teacher=self",), FEW_RATES),
+    Arm("30 rounds without warm start", "digits", ("federation.warm_start=false", "federation.rounds=30", *NEVER), RATES),
     Arm("m2fedsa", "digits", rates=RATES),
-    Arm("centralised, one go", "digits", rates=RATES, pooled="once"),
+    Arm("centralised, one go", "digits", rates=RATES[:2], pooled="once"),
     Arm("centralised, with schedule", "digits", rates=RATES, pooled="rounds"),
     Arm("m2fedsa", "match"),
     Arm("late fusion", "match", ("fusion.blocks=0", "fusion.bilinear=false")),
     Arm("centralised, one go", "match", pooled="once"),
-    Arm("centralised, with schedule", "match", pooled="rounds"),
-    Arm("30 rounds without warm start", "digits", ("federation.warm_start=false", "federation.rounds=30", *NEVER), RATES),
+    Arm("centralised, with schedule", "match", rates=RATES, pooled="rounds"),
 )
 
 
@@ -80,8 +80,13 @@ class Job:
             "settings": list(self.arm.settings),
             "rate": self.rate,
             "seed": self.seed,
-            "config": hashlib.sha256(self.config().to_toml().encode()).hexdigest()[:16],
+            "config": self.print(),
         }
+
+    def print(self) -> str:
+        """Of all settings that are not the defaults: a setting that is new leaves it as it was."""
+        settings = self.config().model_dump(mode="json", exclude_defaults=True)
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
     def config(self) -> "Config":
         """The settings of the run; of a pooled one as many local epochs as the recipe has in all its rounds."""
