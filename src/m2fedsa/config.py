@@ -191,7 +191,7 @@ class WarmStart(Section):
     """Discriminant classifiers from the clients' sums, before the first round."""
 
     min_count: Count = 1
-    """A client leaves out its classes with fewer samples: with 1, sums may be those of a single sample."""
+    """A client keeps back sums over fewer samples of a class; with 1 a sum may be a single sample."""
     shrinkages: Annotated[tuple[Share, ...], _FROM_TOML, Field(min_length=1)] = (0.01, 0.03, 0.1, 0.2, 0.4, 0.7)
     """Of the covariance, to choose from: half of the samples make classifiers, the other half judge them."""
     scales: Annotated[tuple[Positive, ...], _FROM_TOML, Field(min_length=1)] = (0.1, 0.2, 0.35, 0.5, 0.7, 1.0, 1.4)
