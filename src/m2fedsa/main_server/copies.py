@@ -52,6 +52,11 @@ class Copies:
         groups = [{"params": parameters, "lr": plan.learning_rate * factor} for parameters, factor in rates if parameters]
         self.optimizer = adamw(groups, config.optimizer.weight_decay) if groups else None
 
+    def rest(self) -> None:
+        """Its client is done: of 16 bytes a trainable number (value, gradient, two moments) the four of the value stay, to be averaged."""
+        self.optimizer = None
+        self.parts.clear()
+
     def _fusion_names(self) -> list[str]:
         return [f"{FUSION}.", *(f"{modality}.{part}." for modality in self.blueprint.modalities for part in ("token", "bilinear"))]
 

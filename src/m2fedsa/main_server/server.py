@@ -125,6 +125,8 @@ class MainServer:
             return
         if in_order:
             self._closed.add(client)
+            if self._shared is None:
+                self._copies[client].rest()
         else:
             self._copies.pop(client, None)
 

@@ -1,0 +1,63 @@
+"""What the main server holds of a client of the round: 16 bytes a trainable number while its session is open, 4 when it is closed."""
+
+import gc
+
+import torch
+from tests import worlds
+from tests.conformance.test_ports import activations, drawn, plan
+
+from m2fedsa.messages import Gradients
+
+PLACES = ("image", "audio", "text")
+
+
+def held(who) -> int:
+    """Bytes of all tensors that are alive, each memory once."""
+    gc.collect()
+    found = {}
+    for one in gc.get_objects():
+        # By its type: some proxies warn when they are asked for their class.
+        if issubclass(type(one), torch.Tensor) and not one.is_meta:
+            found[one.untyped_storage().data_ptr()] = one.untyped_storage().nbytes()
+    del who
+    return sum(found.values())
+
+
+def step(session) -> None:
+    features = session.forward(activations(PLACES))
+    session.backward(Gradients({name: drawn(*z.shape) for name, z in features.pooled.items()}, drawn(*features.fused.shape)))
+
+
+def test_bytes_per_client_of_a_round() -> None:
+    who = worlds.parties(worlds.config(), worlds.federated())
+    numbers = sum(tensor.numel() for tensor in worlds.server_tensors(who).values())
+    server = who.coordination
+    server.begin(plan())
+    # What is remembered of shapes is made once, not per client.
+    with server.session("ann", 1) as session:
+        step(session)
+    server.begin(plan())
+    before = held(who)
+    session = server.session("ann", 1)
+    step(session)
+    opened = held(who) - before
+    session.__exit__(None, None, None)
+    del session
+    closed = held(who) - before
+    # AdamW counts its steps in one number per tensor.
+    steps = 4 * len(worlds.server_tensors(who))
+    assert 16 * numbers <= opened <= 16 * numbers + steps + 64
+    assert 4 * numbers <= closed <= 4 * numbers + 64
+
+
+def test_a_closed_copy_still_counts_in_the_average() -> None:
+    who = worlds.parties(worlds.config(), worlds.federated())
+    server = who.coordination
+    server.begin(plan())
+    start = server.fingerprints()
+    with server.session("ann", 1) as session:
+        step(session)
+    prefixes = {"fusion.": 3, **{f"{name}.": 3 for name in PLACES}}
+    from m2fedsa.messages import Acceptance
+
+    assert server.end(Acceptance(1, {"ann": prefixes})).prints != start
