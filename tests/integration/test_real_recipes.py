@@ -165,9 +165,9 @@ def test_the_study(places, tmp_path, monkeypatch, capsys):
         assert row["linear_complete"]["text"] == 1.0
     mean = sum(row["test"]["fused"] for row in rows) / 2
     assert f"| m2fedsa | {mean:.3f} ± " in table.read_text()
-    capsys.readouterr()
+    assert "\nproducts       seed 6  fused" in capsys.readouterr().out
     main(given)
-    assert "seed 5" not in capsys.readouterr().out
+    assert "seed 6  fused" not in capsys.readouterr().out
     assert len(out.read_text().splitlines()) == 2
     main(["--out", str(out)])
     assert capsys.readouterr().out.startswith("skipped: ")
