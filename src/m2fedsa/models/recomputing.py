@@ -1,4 +1,4 @@
-"""Less memory on the main server: blocks of a tail that are computed again on the way back, instead of keeping what their gradients need."""
+"""Less memory on the main server: blocks of a tail that are computed again on the way back instead of keeping what gradients need."""
 
 from collections.abc import Sequence
 from typing import Any
