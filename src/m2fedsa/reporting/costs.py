@@ -13,11 +13,11 @@ SERVER, PALE = "#94a3b8", "#93b4f5"
 
 _TRAFFIC = {
     "warm start up": "#f59e0b",
-    "warm start down": "#fcd34d",
+    "warm start down": "#fbbf24",
     "rounds up": FUSED,
     "rounds down": PALE,
     "teaching up": "#0f766e",
-    "teaching down": "#99f6e4",
+    "teaching down": "#14b8a6",
 }
 
 
