@@ -93,3 +93,35 @@ def test_the_share_that_modality_dropout_takes():
     for alone in ((True, False), (False, True)):
         assert share[alone] == pytest.approx((1 - (1 - p) ** 2) / 2, abs=0.01)
     assert (False, False) not in share
+
+
+@given(st.lists(st.integers(0, 50), min_size=1, max_size=120), st.integers(1, 6))
+def test_by_length_each_row_once_and_of_like_lengths(lengths, size):
+    """Within a pool of eight batches no batch has a row longer than one of the next; less padding than by chance, never more."""
+    rows, held = torch.arange(len(lengths)), torch.tensor(lengths)
+    settings = Federation(batch_size=size)
+    found = [batch.tolist() for batch in batches(rows, settings, generator(), held)]
+    assert sorted(itertools.chain(*found)) == rows.tolist()
+    assert all(len(batch) <= size for batch in found)
+    shuffled = rows[torch.randperm(len(rows), generator=generator())]
+    pools = [set(pool.tolist()) for pool in torch.split(shuffled, 8 * size)]
+    for pool in pools:
+        mine = sorted(([lengths[row] for row in batch] for batch in found if set(batch) <= pool), key=lambda one: (min(one), max(one)))
+        assert all(max(one) <= min(other) for one, other in itertools.pairwise(mine))
+
+    def padded(parts):
+        return sum(max(lengths[row] for row in part) * len(part) for part in parts)
+
+    assert padded(found) <= padded([batch.tolist() for batch in batches(rows, settings, generator())])
+
+
+def test_by_length_company_changes_from_pass_to_pass():
+    settings = Federation(batch_size=4, local_epochs=2)
+    found = [frozenset(batch.tolist()) for batch in batches(torch.arange(64), settings, generator(), torch.arange(64) % 8)]
+    assert len(found) == 32
+    assert set(found[:16]) != set(found[16:])
+
+
+def test_steps_by_length_are_as_many():
+    found = list(batches(torch.arange(10), Federation(local_steps=7, batch_size=4), generator(), torch.arange(10)))
+    assert len(found) == 7
