@@ -62,9 +62,7 @@ def test_neighbouring_rows_do_not_stay_together():
 
 @pytest.mark.parametrize("partition", [lambda c, m: iid(100, c, 0, m), lambda c, m: dirichlet(torch.zeros(100), c, 1.0, 0, m)])
 def test_too_many_clients_are_refused(partition):
-    with pytest.raises(
-        ConfigError, match=r"data.clients = 21 and data.minimum = 5, .* need 105 samples.* 100. Ask for at most 20"
-    ):
+    with pytest.raises(ConfigError, match=r"data.clients = 21 and data.minimum = 5, .* need 105 samples.* 100. Ask for at most 20"):
         partition(21, 5)
     with pytest.raises(ConfigError, match="clients is 0"):
         partition(0, 5)
