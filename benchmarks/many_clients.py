@@ -218,7 +218,7 @@ def stages(clients: int, count: Count, warm_start: bool) -> Stages:
             made.next_round()
         found["after rounds"] = count()
         everything = [one for client in made.parties.federation._clients.values() for one in client.kept._kept.values()]
-        tensors = [tensor for one in everything for tensor in (one.hidden, one.mask) if tensor is not None]
+        tensors = [tensor for one in everything for tensor in (one.outputs.hidden, one.outputs.mask) if tensor is not None]
         found["kept outputs"] = {"payload": sum(tensor.numel() * tensor.element_size() for tensor in tensors)}
     return found
 

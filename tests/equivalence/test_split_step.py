@@ -73,12 +73,15 @@ def split(at: Stage, samples: InMemorySamples, phase: Phase, teachers: Mapping[s
     with server.session(CLIENT, 1) as session:
         LocalRound(blueprint, CLIENT, branches, plan, at.log_prior, teacher, step_loss).run(session)
         theirs = session._copies.parts.tensors
+        gradients = {name: p.grad for name, p in theirs.items()}  # forgotten when the session closes
     server.abort(1)
     own = ("fusion", "fused", *samples.modalities)
     tensors = {name: p for name, p in {**parts.tensors, **theirs}.items() if name.split(".")[0] in own}
-    foreign = [name for name, p in theirs.items() if name not in tensors and (p.grad is not None or not torch.equal(p, at.tensors[name]))]
+    untouched = {name: gradients[name] is None and torch.equal(p, at.tensors[name]) for name, p in theirs.items()}
+    foreign = [name for name, same in untouched.items() if name not in tensors and not same]
     assert not foreign, f"modalities that the client does not hold were touched: {foreign}"
-    return {name: p.grad for name, p in tensors.items() if p.requires_grad}, {name: p.detach() for name, p in tensors.items()}
+    found = {name: gradients.get(name, p.grad) for name, p in tensors.items() if p.requires_grad}
+    return found, {name: p.detach() for name, p in tensors.items()}
 
 
 def entering_of(at: Stage, samples: InMemorySamples, rows: Tensor, phase: Phase) -> list[set[str]]:

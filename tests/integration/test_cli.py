@@ -241,7 +241,7 @@ def test_ctrl_c_says_how_to_resume_and_resuming_ends_with_the_same_digest(finish
         [sys.executable, "-m", "m2fedsa", *map(str, small(path))], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ONE_THREAD
     )
     for line in process.stdout:
-        if line.startswith("warm start"):
+        if line.startswith("clients"):
             break
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=120)
