@@ -23,7 +23,7 @@ SIZES = {
     "quick": {"vocab_size": 5000, "hidden_size": 192, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 768},
 }
 CUTS = {
-    "base": ((1, "float32"), (1, "bfloat16"), (1, "int8"), (1, "int4"), (2, "float32"), (6, "float32")),
+    "base": ((1, "float32"), (1, "bfloat16"), (1, "int8"), (1, "int4"), (2, "float32"), (2, "int8"), (6, "float32")),
     "quick": ((1, "float32"), (1, "int8"), (1, "int4")),
 }
 SIDE = """

@@ -169,7 +169,7 @@ def _origin(
 def _prove(place: Path, model: "PreTrainedModel", planned: Plan, example: Mapping[str, Tensor], origin: Origin) -> tuple[float, float]:
     """Read both sides again; `CutError` unless they are the whole model to the bit, but for the bits that a quantised head lacks."""
     example = _in_float32(example)
-    served, tail = load_head(place / "head"), load_tail(place / "tail")
+    served, tail = load_head(place / "head", mapped=True), load_tail(place / "tail", mapped=True)
     exact = served
     if origin.head_dtype != "float32":
         bare = skeleton(place / "head", origin.kind, origin.absent)

@@ -178,7 +178,7 @@ def test_the_papers_shapes(tmp_path, monkeypatch, capsys):
     from m2fedsa.models import shapes
 
     sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
-    swin = transformers.SwinConfig(image_size=224, patch_size=32, embed_dim=8, depths=[2], num_heads=[1], window_size=7)
+    swin = transformers.SwinConfig(image_size=224, patch_size=16, embed_dim=8, depths=[2, 1], num_heads=[1, 1], window_size=7)
     audio = transformers.ASTConfig(max_length=128, num_mel_bins=128, patch_size=32, frequency_stride=32, time_stride=32, **sizes)
     text = transformers.RobertaConfig(vocab_size=50265, max_position_embeddings=80, type_vocab_size=1, **sizes)
     small_ones = {

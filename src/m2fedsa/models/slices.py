@@ -30,7 +30,7 @@ from m2fedsa.models.quantise import HeadDtype, part_name, scheme, weight_name
 from m2fedsa.models.skeleton import skeleton
 from m2fedsa.models.stored import Layout
 from m2fedsa.models.tail import Tail
-from m2fedsa.models.tensor_file import content, read_tensors, write_tensors
+from m2fedsa.models.tensor_file import content, map_tensors, read_tensors, write_tensors
 from m2fedsa.state import digest
 
 if TYPE_CHECKING:
@@ -149,16 +149,19 @@ def digest_of(model: nn.Module) -> str:
     )
 
 
-def load_head(folder: Path) -> Head:
-    """The client's side from its folder. `WeightsError` if a file is missing, altered or not of this head; `CutError` for the plan."""
-    model, plan, _, stored = _read(folder, "head")
+def load_head(folder: Path, *, mapped: bool = False) -> Head:
+    """The client's side from its folder; `mapped`, its weights stay in the file, which must then stay too.
+
+    `WeightsError` if a file is missing, altered or not of this head; `CutError` for the plan.
+    """
+    model, plan, _, stored = _read(folder, "head", mapped)
     with _named(folder):
         return Head(model, plan, stored)
 
 
-def load_tail(folder: Path, pooling: Pooling | None = None) -> Tail:
+def load_tail(folder: Path, pooling: Pooling | None = None, *, mapped: bool = False) -> Tail:
     """The main server's side from its folder; `pooling` in place of that which the encoder was cut with. Errors as for `load_head`."""
-    model, plan, origin, stored = _read(folder, "tail")
+    model, plan, origin, stored = _read(folder, "tail", mapped)
     with _named(folder):
         return Tail(model, plan, pooling or origin.pooling, stored)
 
@@ -219,14 +222,14 @@ def bare(folder: Path, origin: Origin) -> "PreTrainedModel":
     return skeleton(folder, origin.kind, origin.absent)
 
 
-def _read(folder: Path, side: SideName) -> tuple["PreTrainedModel", Plan, Origin, dict[str, Tensor]]:
+def _read(folder: Path, side: SideName, mapped: bool) -> tuple["PreTrainedModel", Plan, Origin, dict[str, Tensor]]:
     origin, plan = origin_of(folder, side), plan_of(folder)
     model = bare(folder, origin)
     state = model.state_dict(keep_vars=True)
     for name in (*plan.head, *plan.tail, *plan.both):
         if name not in state:
             raise CutError(f"{folder / PLAN}: is the plan of another model: {type(model).__name__} has no tensor {name}. Cut it again.")
-    stored = read_tensors(folder / WEIGHTS, origin.weights)
+    stored = (map_tensors if mapped else read_tensors)(folder / WEIGHTS, origin.weights)
     there = {weight_name(name) for name in stored}
     # A tensor with several names lies in the file under one of them.
     same = {id(state[name]) for name in there if name in state}

@@ -5,6 +5,7 @@ The library's own `save_file` copies every tensor to bytes first.
 
 import hashlib
 import json
+import mmap
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -90,12 +91,36 @@ def read_tensors(path: Path, sha256: str) -> dict[str, Tensor]:
             digest.update(file.read())
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read: {error.strerror or error}. Copy the slice again, or cut the encoder again.") from error
-    if digest.hexdigest() != sha256:
+    _check_digest(path, digest, sha256)
+    return found
+
+
+def map_tensors(path: Path, sha256: str) -> dict[str, Tensor]:
+    """As `read_tensors`, but mapped: the system reads what is looked at, and forgets it where memory is short. The file must stay."""
+    try:
+        with path.open("rb") as file:
+            memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{path}: cannot be read: {error}. Cut the encoder again.") from error
+    length = int.from_bytes(memory[:8], "little")
+    _check_digest(path, hashlib.sha256(memory), sha256)
+    found: dict[str, Tensor] = {}
+    place = 8 + length
+    for name, (dtype, shape) in _entries(path, memory[8:place]):
+        count = torch.Size(shape).numel()
+        found[name] = (
+            torch.frombuffer(memory, dtype=dtype, count=count, offset=place).view(shape) if count else torch.empty(shape, dtype=dtype)
+        )
+        place += count * dtype.itemsize
+    return found
+
+
+def _check_digest(path: Path, found: Any, sha256: str) -> None:
+    if found.hexdigest() != sha256:
         raise WeightsError(
-            f"{path}: was altered: its SHA-256 is {digest.hexdigest()[:16]}…, but {sha256[:16]}… stands beside it. "
+            f"{path}: was altered: its SHA-256 is {found.hexdigest()[:16]}…, but {sha256[:16]}… stands beside it. "
             "Copy it again, or cut the encoder again."
         )
-    return found
 
 
 def content(tensor: Tensor) -> memoryview:
