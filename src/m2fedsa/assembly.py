@@ -22,12 +22,14 @@ from m2fedsa.data.sources import load_data
 from m2fedsa.errors import ConfigError, CutError, DataError
 from m2fedsa.fed_server import FedServer, Sampler, uniform_sampler
 from m2fedsa.federation.in_process import InProcessFederation
-from m2fedsa.ledger import Measured
+from m2fedsa.figures import facts_of
+from m2fedsa.ledger import Measured, ledger
 from m2fedsa.losses import Loss, step_loss
 from m2fedsa.main_server import MainServer
 from m2fedsa.models.cut import Head, Tail
 from m2fedsa.models.padding import takes_no_notice
 from m2fedsa.models.precision import device_of
+from m2fedsa.reporting.records import Facts, LedgerEntry
 from m2fedsa.sides import placed, processor_place, sides, whole
 from m2fedsa.storage import Store
 
@@ -82,7 +84,7 @@ class Extensions:
 
 @dataclass(frozen=True)
 class Parties:
-    """Everyone who takes part, in one process. The main server is its own link and its own coordination."""
+    """Everyone who takes part, in one process (see `parties.Company`). The main server is its own link and its own coordination."""
 
     blueprint: Blueprint
     data: FederatedData
@@ -97,6 +99,14 @@ class Parties:
         """Let each party keep its part of the checkpoints in a directory of its own."""
         self.coordination.store = Store(checkpoint / "main_server")
         self.shared.checkpoint = checkpoint / "clients"
+
+    def facts(self) -> Facts:
+        """See `parties.Company`."""
+        return facts_of(self.data, self.fed_server.clients)
+
+    def ledger(self) -> dict[str, LedgerEntry]:
+        """See `parties.Company`."""
+        return ledger(self.blueprint, self.measured)
 
 
 def assemble(config: Config, extensions: Extensions) -> Parties:

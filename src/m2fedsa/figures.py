@@ -10,11 +10,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from m2fedsa.assembly import Parties
-from m2fedsa.data.samples import UNLABELLED, Samples
-from m2fedsa.ledger import ledger
-from m2fedsa.messages import EvaluateResult, Failure, TrainResult
+from m2fedsa.data.samples import UNLABELLED, FederatedData, Samples
+from m2fedsa.messages import ClientInfo, EvaluateResult, Failure, TrainResult
 from m2fedsa.metrics import Tally
+from m2fedsa.parties import Company
 from m2fedsa.reporting.records import ClientRecord, Facts, FailureRecord, Metrics, ResultRecord, WarmStartRecord
 
 ACCOUNTS = "accounts/"
@@ -87,21 +86,21 @@ class Accounts:
         return {name: tensor for name, tensor in flat.items() if not name.startswith(ACCOUNTS)}
 
 
-def facts_of(parties: Parties) -> Facts:
+def facts_of(data: FederatedData, registry: Mapping[str, ClientInfo]) -> Facts:
     """Who takes part and holds what."""
     clients = {}
-    for info in parties.fed_server.clients.values():
-        train = parties.data.clients[info.name].train
+    for info in registry.values():
+        train = data.clients[info.name].train
         clients[info.name] = {
             "modalities": list(info.modalities),
             "train": info.train,
             "labelled": info.labelled,
             "validation": info.validation,
             "test": info.test,
-            "classes": _per_class(train, len(parties.data.classes)),
+            "classes": _per_class(train, len(data.classes)),
         }
-    facts = {"modalities": list(parties.data.modalities), "classes": list(parties.data.classes), "clients": clients}
-    return cast(Facts, {**facts, "notes": list(parties.data.notes)} if parties.data.notes else facts)
+    facts = {"modalities": list(data.modalities), "classes": list(data.classes), "clients": clients}
+    return cast(Facts, {**facts, "notes": list(data.notes)} if data.notes else facts)
 
 
 def _per_class(samples: Samples | None, classes: int) -> list[int]:
@@ -123,7 +122,7 @@ def reported_losses(losses: Mapping[str, float], modalities: Sequence[str]) -> d
 
 
 def result_record(
-    parties: Parties,
+    parties: Company,
     accounts: Accounts,
     validation: Evaluated,
     test: Evaluated,
@@ -137,7 +136,7 @@ def result_record(
         "metrics": test.metrics or {},
         "validation": validation.metrics,
         "per_client": {name: _client_record(parties, accounts, test, name) for name in parties.fed_server.clients},
-        "ledger": ledger(parties.blueprint, parties.measured),
+        "ledger": parties.ledger(),
         "digest": digest,
         "rounds": rounds,
         "seconds": round(seconds, 3),
@@ -151,7 +150,7 @@ def result_record(
     return record
 
 
-def _client_record(parties: Parties, accounts: Accounts, test: Evaluated, name: str) -> ClientRecord:
+def _client_record(parties: Company, accounts: Accounts, test: Evaluated, name: str) -> ClientRecord:
     info = parties.fed_server.clients[name]
     record: ClientRecord = {"modalities": list(info.modalities), "train": info.train, "metrics": metrics_of(test.clients.get(name, {}))}
     if info.train:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from m2fedsa.assembly import Extensions, Parties, assemble, cpu_threads
+from m2fedsa.assembly import Extensions, assemble, cpu_threads
 from m2fedsa.averaging import Average, weighted_mean
 from m2fedsa.checkpoint import LocalFiles, Manifest
 from m2fedsa.config import Config
@@ -21,10 +21,11 @@ from m2fedsa.errors import Interrupted, RunDirectoryError, RunError, StorageErro
 from m2fedsa.fed_server import Sampler, uniform_sampler
 from m2fedsa.fed_server.server import State, mean_losses
 from m2fedsa.fed_server.warm import warm_start
-from m2fedsa.figures import Accounts, Evaluated, facts_of, failure_records, reported_losses, result_record
+from m2fedsa.figures import Accounts, Evaluated, failure_records, reported_losses, result_record
 from m2fedsa.losses import Loss, step_loss
 from m2fedsa.messages import EvaluateResult, Failure, RoundPlan, Task, Traffic, TrainResult
 from m2fedsa.messages import Result as Answer
+from m2fedsa.parties import Company
 from m2fedsa.reporting.progress import Progress
 from m2fedsa.reporting.records import RoundRecord, WarmStartRecord
 from m2fedsa.reporting.run_directory import RunDirectory, read_warm_start
@@ -85,7 +86,7 @@ def run_in(directory: RunDirectory | None, config: Config, extensions: Extension
 class Training:
     """The state of a run between two rounds, and the steps from one to the next."""
 
-    def __init__(self, parties: Parties, progress: Progress, directory: RunDirectory | None) -> None:
+    def __init__(self, parties: Company, progress: Progress, directory: RunDirectory | None) -> None:
         """Nothing is written or trained yet."""
         self.parties, self.progress, self.directory = parties, progress, directory
         self.config = parties.blueprint.config
@@ -113,7 +114,7 @@ class Training:
 
     def begin(self) -> None:
         """Make the run directory, and the warm start if the settings ask for one."""
-        facts = facts_of(self.parties)
+        facts = self.parties.facts()
         if self.directory is not None:
             self.directory.begin(facts)
             self.parties.keep_in(self.directory.checkpoint)
@@ -152,7 +153,7 @@ class Training:
             self.directory.cut_back(0)
             self.begin()
             return
-        self.directory.compare(facts_of(self.parties))
+        self.directory.compare(self.parties.facts())
         self.parties.keep_in(self.directory.checkpoint)
         flat = self.locals.restore(self.accounts.restore(self._store().read(manifest.round, manifest.fed_server)))
         self.parties.fed_server.restore(State.from_filed(manifest.round, flat, manifest.state["fed_server"]))
@@ -165,7 +166,7 @@ class Training:
         self.warm = read_warm_start(self.directory.path)
         if self.warm is None and self.config.federation.warm_start:
             raise RunDirectoryError(f"{self.directory.path}: warm_start.json is missing. Restore it from a copy, or begin a new run.")
-        self.progress.started(facts_of(self.parties), manifest.round)
+        self.progress.started(self.parties.facts(), manifest.round)
 
     def _check_digest(self, manifest: Manifest) -> None:
         found = self.digest()

@@ -5,7 +5,7 @@ import torch
 from tests import worlds
 
 from m2fedsa.assembly import Extensions, assemble
-from m2fedsa.figures import Accounts, Evaluated, facts_of, failure_records, metrics_of, reported_losses, versions
+from m2fedsa.figures import Accounts, Evaluated, failure_records, metrics_of, reported_losses, versions
 from m2fedsa.messages import EvaluateResult, Failure, Traffic, TrainResult
 from m2fedsa.metrics import Tally
 from m2fedsa.storage import Store
@@ -81,7 +81,7 @@ def test_facts():
     data = worlds.federated({"ann": (("image", "text"), 4), "bob": (("text",), 6)}, modalities=("image", "text"))
     data.clients["bob"].train.labels[:] = torch.tensor([0, 0, 3, -1, -1, 1])
     parties = assemble(worlds.config(("image", "text")), Extensions(data, worlds.encoders(("image", "text"))))
-    facts = facts_of(parties)
+    facts = parties.facts()
     assert facts["modalities"] == ["image", "text"]
     assert facts["classes"] == list(worlds.CLASSES)
     assert facts["clients"]["bob"] == {
