@@ -1,0 +1,93 @@
+"""What is said on a stream beside the messages of a step: how it opens, closes, refuses and keeps its peer waiting.
+
+    client                                  main server
+    Open(version, round or none)       ->
+                                       <-   Greeting(session, sizes, widths), or Refusal
+    Activations                        ->
+                                       <-   Waiting, as often as it takes, then Features, or Refusal
+    Gradients                          ->
+                                       <-   ... ActivationGradients, or Refusal
+    Close                              ->
+                                       <-   Closed
+
+A stream that opens without a round evaluates: EvaluationRequest, answered by EvaluationReply. After a refusal that is `final` the stream
+ends; after another it goes on.
+"""
+
+from dataclasses import dataclass
+from typing import NoReturn
+
+from m2fedsa import errors
+from m2fedsa.errors import M2FedSAError, RunError
+from m2fedsa.links.narrow import Width
+
+SERVICE, STREAM = "m2fedsa.Link", "Stream"
+PATH = f"/{SERVICE}/{STREAM}"
+TOKEN = "m2fedsa-token"  # noqa: S105  (the name of a header)
+"""The metadata in which a token travels."""
+
+
+@dataclass(frozen=True)
+class Open:
+    """First message of a client."""
+
+    version: str
+    """of its package"""
+    client: str
+    round: int | None
+    """whose session is wanted; None to evaluate"""
+
+
+@dataclass(frozen=True)
+class Greeting:
+    """First answer of the server: the stream is open, and how it is to be spoken on."""
+
+    session: int
+    frame: int
+    """largest body of a frame, bytes"""
+    message: int
+    """largest message, bytes"""
+    up: Width
+    down: Width
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """The server is alive, and has not come to it yet."""
+
+    before: int
+    """jobs that wait before it"""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """An error of the server, to be raised by the client as the same class with the same text."""
+
+    kind: str
+    text: str
+    final: bool
+    """whether the stream ends with it"""
+
+    @classmethod
+    def of(cls, error: BaseException, *, final: bool) -> "Refusal":
+        """Errors of the tree by their name; of others the name alone, because their text may tell what is nobody's business."""
+        if isinstance(error, M2FedSAError):
+            return cls(type(error).__name__, str(error), final)
+        return cls(RunError.__name__, f"the server failed ({type(error).__name__}); its log says where.", True)
+
+    def throw(self) -> NoReturn:
+        """Raise it."""
+        kind = getattr(errors, self.kind, RunError)
+        raise (kind if isinstance(kind, type) and issubclass(kind, M2FedSAError) else RunError)(self.text)
+
+
+@dataclass(frozen=True)
+class Close:
+    """The client is done."""
+
+    in_order: bool
+
+
+@dataclass(frozen=True)
+class Closed:
+    """Last answer: the session has ended as it was asked to."""
