@@ -43,9 +43,7 @@ class Outgoing:
         self.sent += 1
         for body in message.cut(self.size):
             guard = checksum(body) if self.checked else 0
-            yield _HEADER.pack(
-                MAGIC, VERSION, int(self.checked), 0, len(body), number, self.session, message.nbytes, place, guard
-            ) + body
+            yield _HEADER.pack(MAGIC, VERSION, int(self.checked), 0, len(body), number, self.session, message.nbytes, place, guard) + body
             place += len(body)
 
 

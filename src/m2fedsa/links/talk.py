@@ -23,7 +23,7 @@ from m2fedsa.links.narrow import Width
 
 SERVICE, STREAM = "m2fedsa.Link", "Stream"
 PATH = f"/{SERVICE}/{STREAM}"
-TOKEN = "m2fedsa-token"  # noqa: S105  (the name of a header)
+TOKEN = "m2fedsa-token"
 """The metadata in which a token travels."""
 
 
