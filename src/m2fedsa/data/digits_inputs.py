@@ -20,7 +20,7 @@ CHARACTERS = 18
 VOCABULARY = 512
 PAD, BEGIN, MASK, FIRST_CHARACTER = 0, 1, 2, 3
 MEAN_INK = 0.13
-_SAMPLE_RATE, _WINDOW, _HOP = 8000, 256, 101
+SAMPLE_RATE, _WINDOW, _HOP = 8000, 256, 101
 _LOWEST_HZ, _HIGHEST_HZ = 60.0, 3800.0
 _POWER_FLOOR = 0.1
 _CHUNK = 64
@@ -85,7 +85,7 @@ def _mel_bands() -> Tensor:
 
     lowest, highest = mel(torch.tensor([_LOWEST_HZ, _HIGHEST_HZ], dtype=torch.float64))
     edges = torch.linspace(lowest.item(), highest.item(), MELS + 2, dtype=torch.float64)
-    bins = mel(torch.linspace(0, _SAMPLE_RATE / 2, _WINDOW // 2 + 1, dtype=torch.float64))[:, None]
+    bins = mel(torch.linspace(0, SAMPLE_RATE / 2, _WINDOW // 2 + 1, dtype=torch.float64))[:, None]
     rising = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
     falling = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
     return torch.minimum(rising, falling).clamp(min=0).float()
@@ -95,11 +95,15 @@ def character_ids(words: Sequence[str]) -> Tensor:
     """(N, 18) int64: begin, then a hash of each lower-case character without its accents, padded with 0; what is longer loses its end."""
     ids = torch.full((len(words), CHARACTERS), PAD, dtype=torch.int64)
     for row, word in enumerate(words):
-        letters = [letter for letter in unicodedata.normalize("NFKD", word.lower()) if not unicodedata.combining(letter)]
-        hashed = [FIRST_CHARACTER + (ord(letter) * 2654435761 % 2**32) % (VOCABULARY - FIRST_CHARACTER) for letter in letters]
+        hashed = [FIRST_CHARACTER + (ord(letter) * 2654435761 % 2**32) % (VOCABULARY - FIRST_CHARACTER) for letter in letters(word)]
         kept = [BEGIN, *hashed][:CHARACTERS]
         ids[row, : len(kept)] = torch.tensor(kept)
     return ids
+
+
+def letters(word: str) -> list[str]:
+    """Lower-case characters without accents."""
+    return [letter for letter in unicodedata.normalize("NFKD", word.lower()) if not unicodedata.combining(letter)]
 
 
 def attention_mask(input_ids_NL: Tensor) -> Tensor:

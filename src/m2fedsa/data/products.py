@@ -9,9 +9,13 @@ from pathlib import Path
 
 import torch
 
-from m2fedsa.data.columns import Column, ImageColumn, TextColumn, look_at, read_image
+from m2fedsa.data.columns import Column, look_at
+from m2fedsa.data.columns.media import ImageColumn
+from m2fedsa.data.columns.tables import TextColumn
 from m2fedsa.data.csv_rows import classes_of, read_rows, splits_of
-from m2fedsa.data.processing import image_processor, text_processor
+from m2fedsa.data.processors.image import image_processor
+from m2fedsa.data.processors.text import text_processor
+from m2fedsa.data.readers.image import read_image
 from m2fedsa.data.samples import FederatedData, Split
 from m2fedsa.data.spread import Partition, Spreading, Table
 from m2fedsa.errors import ConfigError
@@ -60,9 +64,10 @@ def products(
     labels, wrong_labels = classes_of(rows, "label", CLASSES)
     splits, wrong_splits = splits_of(rows)
     photos = [path.parent / row["image"] for row in rows]
+    every = range(len(rows))
     columns: dict[str, Column] = {
-        "image": ImageColumn("image", len(rows), lambda row: read_image(photos[row]), image_processor(processors, "image", image_size)),
-        "text": TextColumn(text, [row[text] for row in rows], text_processor(processors, "text", text_tokens)),
+        "image": ImageColumn("image", every, lambda row: read_image(photos[row]), image_processor(processors, "image", image_size)),
+        "text": TextColumn(text, every, lambda row: rows[row][text], text_processor(processors, "text", text_tokens)),
     }
     notes = look_at(columns.values(), str(path), [row["id"] for row in rows], [*wrong_labels, *wrong_splits])
     if division:

@@ -6,6 +6,7 @@
 R rows, H = W = 28 pixels.
 """
 
+import math
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -17,9 +18,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from m2fedsa.data.columns import AudioColumn, Column, ImageColumn, TextColumn, look_at
+from m2fedsa.data.columns import Column, look_at
+from m2fedsa.data.columns.media import AudioColumn, ImageColumn
+from m2fedsa.data.columns.tables import TextColumn
 from m2fedsa.data.csv_rows import classes_of, read_rows, splits_of
-from m2fedsa.data.processing import audio_processor, image_processor, text_processor
+from m2fedsa.data.processors.audio import audio_processor
+from m2fedsa.data.processors.image import image_processor
+from m2fedsa.data.processors.text import text_processor
+from m2fedsa.data.readers.audio import Wave
 from m2fedsa.data.samples import FederatedData
 from m2fedsa.data.spread import Partition, Spreading, Table
 from m2fedsa.errors import ConfigError, DataError
@@ -81,10 +87,11 @@ def spoken_digits(
     splits, wrong_splits = splits_of(rows)
     images, waves = _read(place / "data.npz", len(rows))
     words = [row["word"] for row in rows]
+    every = range(len(rows))
     columns: dict[str, Column] = {
-        "image": ImageColumn("image", len(rows), _Noisy(images, image_noise, seed), image_processor(processors, "image", image_size)),
+        "image": ImageColumn("image", every, _Noisy(images, image_noise, seed), image_processor(processors, "image", image_size)),
         "audio": _audio(waves, audio_snr_db, seed, processors, audio_seconds),
-        "text": TextColumn("word", words, text_processor(processors, "text", text_tokens)),
+        "text": TextColumn("word", every, words.__getitem__, text_processor(processors, "text", text_tokens)),
     }
     told = [f"{row['speaker']} says {row['digit']}" for row in rows]
     notes = look_at(columns.values(), str(place), told, [*wrong_labels, *wrong_splits])
@@ -146,4 +153,7 @@ def _audio(waves: list[np.ndarray], snr_db: float, seed: int, processors: Mappin
         noisy: np.ndarray = heard.numpy()
         return noisy
 
-    return AudioColumn("audio", waves, RATE, process, disturb)
+    def read(row: int, seconds: float) -> Wave:
+        return Wave(waves[row][: math.ceil(seconds * RATE)], RATE, len(waves[row]) / RATE)
+
+    return AudioColumn("audio", range(len(waves)), read, process, disturb)

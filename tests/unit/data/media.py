@@ -2,6 +2,7 @@
 
 import csv
 
+import av
 import numpy as np
 import transformers
 from PIL import Image
@@ -92,3 +93,29 @@ def write_digits(folder, rows=None, recordings=None):
     np.savez(folder / "data.npz", image=images, audio=np.concatenate(recordings), audio_offset=offsets)
     write_csv(folder / "index.csv", DIGIT_COLUMNS, rows)
     return folder
+
+
+def write_video(path, levels, fps=10, codec="libx264", seconds_of_sound=0.0, every=12):
+    """A frame of one grey level each, and a tone of 440 Hz at 16 kHz where there is sound. `every`: frames from key frame to key frame."""
+    with av.open(str(path), "w") as container:
+        pictures = sound = None
+        if len(levels):
+            pictures = container.add_stream(codec, rate=fps)
+            pictures.width = pictures.height = 32
+            pictures.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+            pictures.gop_size = every
+        if seconds_of_sound:
+            sound = container.add_stream("aac", rate=16000)
+            sound.layout = "mono"
+        for level in levels:
+            frame = av.VideoFrame.from_ndarray(np.full((32, 32, 3), level, np.uint8), format="rgb24")
+            container.mux(pictures.encode(frame))
+        if pictures is not None:
+            container.mux(pictures.encode(None))
+        if sound is not None:
+            wave = 0.3 * np.sin(2 * np.pi * 440 * np.arange(round(16000 * seconds_of_sound)) / 16000)
+            frame = av.AudioFrame.from_ndarray(wave[None].astype(np.float32), format="fltp", layout="mono")
+            frame.sample_rate, frame.pts = 16000, 0
+            container.mux(sound.encode(frame))
+            container.mux(sound.encode(None))
+    return path

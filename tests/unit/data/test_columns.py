@@ -1,7 +1,5 @@
 """Columns that are decoded when asked for, and the look at all of them before a run begins."""
 
-import struct
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -11,65 +9,29 @@ import torch
 from PIL import Image
 from tests.unit.data import media
 
-from m2fedsa.data.columns import AudioColumn, ColumnSamples, Fault, ImageColumn, TextColumn, look_at, read_image
-from m2fedsa.data.processing import LogMelPatch, PlainImages, TextProcessor
+from m2fedsa.data.columns import ColumnSamples, Fault, Look, look_at
+from m2fedsa.data.columns.media import AudioColumn, ImageColumn, VideoColumn
+from m2fedsa.data.columns.tables import SeriesColumn, TabularColumn, TextColumn
+from m2fedsa.data.processors.audio import LogMelPatch
+from m2fedsa.data.processors.image import PlainImages
+from m2fedsa.data.processors.series import SeriesProcessor
+from m2fedsa.data.processors.tabular import TabularProcessor, columns_of
+from m2fedsa.data.processors.text import TextProcessor
+from m2fedsa.data.processors.video import Tiles
+from m2fedsa.data.readers.audio import Wave
+from m2fedsa.data.readers.image import read_image
+from m2fedsa.data.readers.video import Clip
 from m2fedsa.errors import DataError
 
-# --- pictures -------------------------------------------------------------------------------------------------------------------------
-
-
-def png(path, width, height, body=b""):
-    """A PNG file with this head, whatever it holds."""
-
-    def chunk(kind, content):
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(body)) + chunk(b"IEND", b""))
-    return path
-
-
-@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1", "LA"])
-def test_every_mode_becomes_rgb(tmp_path, mode):
-    path = tmp_path / ("image.tif" if mode == "CMYK" else "image.png")
-    Image.new("RGB", (3, 4), (255, 255, 255)).convert(mode).save(path)
-    found = read_image(path)
-    assert (found.mode, found.size) == ("RGB", (3, 4))
-    assert found.getpixel((1, 1)) == (255, 255, 255)
-
-
-def broken(folder):
-    """name -> a file that is no usable image, and what is said of it."""
-    folder.joinpath("empty.jpg").touch()
-    folder.joinpath("words.jpg").write_text("this is not an image")
-    Image.effect_noise((64, 64), 80).save(folder / "whole.jpg")
-    cut = folder.joinpath("whole.jpg").read_bytes()
-    folder.joinpath("short.jpg").write_bytes(cut[: len(cut) // 2])
-    png(folder / "flat.png", 0, 5)
-    png(folder / "huge.png", 100_000, 100_000)
-    return {
-        "missing.jpg": "no such file",
-        "empty.jpg": "the file is empty (0 bytes)",
-        "words.jpg": "this is no image that can be read: of no known kind, or without pixels",
-        "short.jpg": "the image cannot be decoded (",
-        "flat.png": "this is no image that can be read: of no known kind, or without pixels",
-        "huge.png": "the image cannot be decoded (",
-    }
-
-
-def test_files_that_are_no_images(tmp_path):
-    for name, said in broken(tmp_path).items():
-        with pytest.raises(DataError) as refusal:
-            read_image(tmp_path / name)
-        assert str(refusal.value).startswith(f"{tmp_path / name}: {said}"), name
+# --- pictures ---------------------------------------------------------------------------------------------------------------------------
 
 
 def test_pictures_are_decoded_when_asked_for(tmp_path):
     paths = [tmp_path / f"{number}.png" for number in range(4)]
     for number, path in enumerate(paths):
         Image.new("RGB", (5 + number, 9), (51 * number, 0, 0)).save(path)
-    column = ImageColumn("photo", 4, lambda row: read_image(paths[row]), PlainImages(2))
-    assert column.look() == ((), ())
+    column = ImageColumn("photo", range(4), lambda row: read_image(paths[row]), PlainImages(2))
+    assert column.look() == ((), (), [5, 6, 7, 8])
     for path in paths[:2]:
         path.unlink()
     found = column.inputs(torch.tensor([3, 2]))["pixel_values"]
@@ -86,6 +48,15 @@ def tone(hertz, seconds, rate):
     return np.sin(2 * np.pi * hertz * np.arange(round(seconds * rate)) / rate).astype(np.float32)
 
 
+def recordings(name, waves, rate, process, disturb=None):
+    """A column over waves in memory."""
+
+    def read(row, seconds):
+        return Wave(waves[row][: round(seconds * rate)], rate, len(waves[row]) / rate)
+
+    return AudioColumn(name, range(len(waves)), read, process, disturb)
+
+
 class Heard:
     """A processor that hands over what it is given."""
 
@@ -99,20 +70,20 @@ class Heard:
 def test_any_rate_is_resampled():
     """Against scipy's Fourier method, exact for these tones, away from the ends, where filters begin."""
     wave = tone(440, 0.5, 8000) + tone(1200, 0.5, 8000)
-    heard = AudioColumn("audio", [wave], 8000, Heard(16000, 8000)).inputs(torch.tensor([0]))["waves"][0].numpy()
+    heard = recordings("audio", [wave], 8000, Heard(16000, 8000)).inputs(torch.tensor([0]))["waves"][0].numpy()
     np.testing.assert_allclose(heard[500:-500], scipy.signal.resample(wave, 8000)[500:-500], atol=1e-4)
     np.testing.assert_allclose(heard[500:-500], (tone(440, 0.5, 16000) + tone(1200, 0.5, 16000))[500:-500], atol=1e-4)
 
 
 def test_the_right_rate_is_left_alone_and_rows_are_those_asked_for():
     waves = [tone(100 * number, 0.1, 16000) for number in (1, 2, 3)]
-    found = AudioColumn("audio", waves, 16000, Heard(16000, 1600)).inputs(torch.tensor([2, 0]))["waves"]
+    found = recordings("audio", waves, 16000, Heard(16000, 1600)).inputs(torch.tensor([2, 0]))["waves"]
     assert torch.equal(found, torch.from_numpy(np.stack([waves[2], waves[0]])))
 
 
 def test_a_row_does_not_depend_on_its_neighbours():
     waves = [tone(200, 0.3, 8000), tone(900, 0.7, 8000), tone(500, 1.5, 8000)]
-    column = AudioColumn("audio", waves, 8000, LogMelPatch())
+    column = recordings("audio", waves, 8000, LogMelPatch())
     together = column.inputs(torch.tensor([0, 1, 2]))["pixel_values"]
     for row in range(3):
         torch.testing.assert_close(column.inputs(torch.tensor([row]))["pixel_values"][0], together[row], atol=1e-5, rtol=0)
@@ -122,14 +93,49 @@ def test_recordings_that_cannot_be_used_and_those_that_are_cut():
     nan = tone(200, 0.1, 8000)
     nan[7] = float("nan")
     waves = [tone(200, 0.1, 8000), np.zeros(0, np.float32), nan, np.full(800, 0.5, np.float32), tone(200, 0.975, 8000), tone(200, 1, 8000)]
-    faults, notes = AudioColumn("sound", waves, 8000, LogMelPatch()).look()
+    faults, notes, lengths = recordings("sound", waves, 8000, LogMelPatch()).look()
     assert faults == (
         Fault(1, "sound", "the recording is empty (0 samples)"),
         Fault(2, "sound", "the recording has values that are not finite"),
         Fault(3, "sound", "the recording is silent: all its samples are equal"),
     )
     assert notes == ("sound: 1 of 6 recordings are longer than 0.975 s; what comes later is not heard",)
-    assert AudioColumn("sound", waves[4:5], 8000, LogMelPatch()).look() == ((), ())
+    assert lengths == [0.1, 0.975, 1.0]
+    assert recordings("sound", waves[4:5], 8000, LogMelPatch()).look() == ((), (), [0.975])
+
+
+def test_a_recording_whose_heard_part_is_silent():
+    late = np.concatenate([np.zeros(8000, np.float32), tone(200, 0.5, 8000)])
+    said = "the recording is silent in the first 0.975 s, which are heard: all its samples are equal"
+    assert recordings("sound", [late], 8000, LogMelPatch()).look().faults == (Fault(0, "sound", said),)
+
+
+def test_a_look_at_heads_decodes_nothing():
+    def never(*_):
+        raise AssertionError
+
+    column = AudioColumn("sound", range(3), never, Heard(8000, 800), head=lambda row: 0.06 * row)
+    assert column.look(deep=False) == (
+        (),
+        ("sound: 1 of 3 recordings are longer than 0.1 s; what comes later is not heard",),
+        [0, 0.06, 0.12],
+    )
+    assert ImageColumn("photo", range(2), never, None, lambda row: (9, 5 + row)).look(deep=False).lengths == [5, 6]
+    assert VideoColumn("clip", range(2), never, None, lambda row: row).look(deep=False).lengths == [0, 1]
+
+
+# --- videos ---------------------------------------------------------------------------------------------------------------------------
+
+
+def test_frames_are_decoded_when_asked_for():
+    def read(row, frames):
+        if row == 2:
+            raise DataError("broken")
+        return Clip([Image.new("RGB", (4, 4), (51 * row,) * 3)] * frames, 2.5 + row)
+
+    column = VideoColumn("clip", (0, 2, 3), read, Tiles(4, PlainImages(2)))
+    assert column.look() == ((Fault(2, "clip", "broken"),), (), [2.5, 5.5])
+    assert column.inputs(torch.tensor([3, 0]))["pixel_values"][:, 0, 1, 1].tolist() == pytest.approx([0.2, -1.0])
 
 
 def test_what_disturbs_a_recording_gets_its_row_and_what_is_heard():
@@ -140,7 +146,7 @@ def test_what_disturbs_a_recording_gets_its_row_and_what_is_heard():
         return -wave
 
     waves = [tone(200, 0.1, 8000), tone(200, 3, 8000)]
-    column = AudioColumn("sound", waves, 8000, Heard(8000, 1000), disturb)
+    column = recordings("sound", waves, 8000, Heard(8000, 1000), disturb)
     assert torch.equal(column.inputs(torch.tensor([1]))["waves"][0], torch.from_numpy(-waves[1][:1000]))
     column.inputs(torch.tensor([0]))
     assert got == {1: 1000, 0: 800}
@@ -151,8 +157,9 @@ def test_what_disturbs_a_recording_gets_its_row_and_what_is_heard():
 
 def test_texts():
     process = TextProcessor(media.tokenizer(), 5)
-    column = TextColumn("title", ["blue soap", "  ", "the red watch with the knife", "\u200b", ""], process)
-    faults, notes = column.look()
+    texts = ["blue soap", "  ", "the red watch with the knife", "\u200b", "", "soap"]
+    column = TextColumn("title", range(5), texts.__getitem__, process)
+    faults, notes, lengths = column.look()
     assert faults == (
         Fault(1, "title", "the text is empty"),
         Fault(3, "title", r"the tokenizer finds nothing in it: '\u200b'"),
@@ -161,7 +168,39 @@ def test_texts():
     assert notes == ("title: 1 of 5 texts are longer than 5 tokens; what comes later is not read",)
     found = column.inputs(torch.tensor([2, 0]))
     assert found["attention_mask"].tolist() == [[1] * 5, [1, 1, 1, 1, 0]]
-    assert TextColumn("title", ["blue soap"], process).look() == ((), ())
+    assert lengths == [4, 2, 8, 2, 2]
+    short = TextColumn("title", (0, 5), texts.__getitem__, process)
+    assert (short.look(), short.width) == (((), (), [4, 3]), 4)
+    assert short.inputs(torch.tensor([5]))["attention_mask"].tolist() == [[1, 1, 1, 0]]
+
+
+# --- records and series ---------------------------------------------------------------------------------------------------------------
+
+
+def test_records():
+    columns = columns_of([{"name": "age", "mean": 50.0, "deviation": 25.0}, {"name": "city", "categories": ["Bonn"]}])
+    records = {1: ("75", "Bonn"), 2: ("nan", "Rom"), 4: ("x", None), 5: (None, "Bonn"), 6: ("1e999", "Bonn")}
+    column = TabularColumn(tuple(records), records.__getitem__, TabularProcessor(columns))
+    faults, notes, lengths = column.look()
+    assert faults == (
+        Fault(2, "age", "'nan' is not a finite number; leave the cell empty if nothing was measured"),
+        Fault(4, "age", "'x' is not a number"),
+        Fault(6, "age", "'1e999' is not a finite number; leave the cell empty if nothing was measured"),
+    )
+    assert notes == ("city: 1 rows have a category that the encoder was made without",)
+    assert lengths == [2, 2, 1, 1, 2]
+    found = column.inputs(torch.tensor([5, 1]))
+    assert (found["codes"].tolist(), found["values"].tolist()) == ([[0, 3], [1, 3]], [[0, 0], [1, 0]])
+
+
+def test_series():
+    arrays = [np.ones((3, 2), np.float32), np.ones((5, 2), np.float32), np.ones((3, 1), np.float32)]
+    column = SeriesColumn("sensor", range(3), arrays.__getitem__, SeriesProcessor(4, 2))
+    faults, notes, lengths = column.look()
+    assert faults == (Fault(2, "sensor", "the series has 1 channels, but the encoder takes 2"),)
+    assert notes == ("sensor: 1 of 3 series are longer than 4 readings; what comes later is not read",)
+    assert lengths == [3, 5]
+    assert column.inputs(torch.tensor([1, 0]))["past_values"].sum((1, 2)).tolist() == [8, 6]
 
 
 # --- all together ---------------------------------------------------------------------------------------------------------------------
@@ -177,7 +216,7 @@ class Sick:
         return {"x": rows * 10}
 
     def look(self):
-        return type("Look", (), {"faults": self.faults, "notes": self.notes})()
+        return Look(self.faults, self.notes)
 
 
 def test_faults_are_told_in_the_order_of_rows_twenty_of_them():
@@ -210,6 +249,6 @@ def test_samples_of_a_client_are_rows_of_the_columns():
 
 
 def test_a_path_is_not_opened_before_it_is_asked_for():
-    column = ImageColumn("photo", 1, lambda row: read_image(Path("/nowhere/image.png")), PlainImages(2))
+    column = ImageColumn("photo", range(1), lambda row: read_image(Path("/nowhere/image.png")), PlainImages(2))
     with pytest.raises(DataError, match="/nowhere/image.png: no such file"):
         column.inputs(torch.tensor([0]))

@@ -10,7 +10,12 @@ from PIL import Image
 from tests.unit.data import media
 
 from m2fedsa.data.log_mel import SAMPLES, log_mel_patches
-from m2fedsa.data.processing import audio_processor, image_processor, text_processor
+from m2fedsa.data.processors.audio import audio_processor
+from m2fedsa.data.processors.image import image_processor
+from m2fedsa.data.processors.series import SeriesProcessor, series_processor
+from m2fedsa.data.processors.tabular import TabularProcessor, columns_of, tabular_processor
+from m2fedsa.data.processors.text import text_processor
+from m2fedsa.data.processors.video import video_processor
 from m2fedsa.errors import ConfigError
 
 OTHER = {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.5, 0.25, 1.0]}
@@ -33,7 +38,7 @@ def pictures():
 # --- pictures -------------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("where", ["folder", "embedded:digits-image", "random:swin-tiny", "object"])
+@pytest.mark.parametrize("where", ["folder", "random:swin-tiny", "object"])
 def test_plain_pictures(folder, where):
     process = image_processor({"photo": str(folder) if where == "folder" else where}, "photo", 8)
     found = process(pictures())
@@ -72,6 +77,57 @@ def test_a_size_takes_the_place_of_cropping(folder):
     assert found.shape == (2, 3, 16, 16)
     assert found[1, 0, 8, 0] == pytest.approx(1.0)
     assert found[1, 2, 8, 15] == pytest.approx(1.0)
+
+
+def test_the_plain_ones_go_by_what_the_encoder_says_of_itself(folder):
+    (folder / "config.json").write_text(json.dumps({"model_type": "vit", "image_size": 12, "num_channels": 1}))
+    found = image_processor({"photo": str(folder)}, "photo")(pictures())["pixel_values"]
+    assert found.shape == (2, 1, 12, 12)
+    # ITU-R 601: a grey of 0.587 * 51 + 0.114 * 255 = 59
+    torch.testing.assert_close(found[0], torch.full((1, 12, 12), 59 / 127.5 - 1))
+
+
+# --- frames of videos -----------------------------------------------------------------------------------------------------------------
+
+
+def clip(*levels):
+    return [Image.new("RGB", (8, 8), (level, level, level)) for level in levels]
+
+
+def test_frames_for_an_encoder_of_videos(folder):
+    (folder / "config.json").write_text(json.dumps({"model_type": "videomae", "num_frames": 3, "image_size": 4}))
+    process = video_processor({"clip": str(folder)}, "clip")
+    assert process.frames == 3
+    found = process([clip(0, 51, 255), clip(255, 255, 0)])
+    assert list(found) == ["pixel_values"]
+    assert found["pixel_values"].shape == (2, 3, 3, 4, 4)
+    torch.testing.assert_close(found["pixel_values"][:, :, 0, 2, 2], torch.tensor([[-1.0, -0.6, 1.0], [1.0, 1.0, -1.0]]))
+    with pytest.raises(ConfigError, match=r"^frames is 4, but the encoder of clip takes 3"):
+        video_processor({"clip": str(folder)}, "clip", 4)
+    with pytest.raises(ConfigError, match=r"^frames is -1"):
+        video_processor({"clip": str(folder)}, "clip", -1)
+
+
+def test_the_processor_of_an_encoder_of_videos(folder):
+    (folder / "config.json").write_text(json.dumps({"model_type": "videomae", "num_frames": 2}))
+    saved = {"image_processor_type": "VideoMAEImageProcessor", "size": {"shortest_edge": 6}, "crop_size": {"height": 6, "width": 6}}
+    (folder / "preprocessor_config.json").write_text(json.dumps(saved | OTHER))
+    found = video_processor({"clip": str(folder)}, "clip")([clip(0, 255), clip(51, 0), clip(255, 51)])["pixel_values"]
+    assert found.shape == (3, 2, 3, 6, 6)
+    levels = torch.tensor([[0.0, 1.0], [0.2, 0.0], [1.0, 0.2]])[..., None]
+    expected = (levels - torch.tensor(OTHER["image_mean"])) / torch.tensor(OTHER["image_std"])
+    torch.testing.assert_close(found[:, :, :, 3, 3], expected)
+
+
+def test_frames_for_an_encoder_of_pictures_lie_side_by_side(folder):
+    process = video_processor({"clip": str(folder)}, "clip", size=8)
+    assert process.frames == 4
+    found = process([clip(0, 255, 51, 102)])["pixel_values"]
+    assert found.shape == (1, 3, 8, 8)
+    torch.testing.assert_close(found[0, 0, [1, 1, 6, 6], [1, 6, 1, 6]], torch.tensor([-1.0, 1.0, -0.6, -0.2]))
+    one = video_processor({"clip": str(folder)}, "clip", 1, 8)([clip(51)])["pixel_values"]
+    torch.testing.assert_close(one, torch.full((1, 3, 8, 8), -0.6))
+    assert video_processor({"clip": str(folder)}, "clip", 3, 8)([clip(0, 51, 102)])["pixel_values"].shape == (1, 3, 8, 8)
 
 
 # --- waveforms ------------------------------------------------------------------------------------------------------------------------
@@ -125,28 +181,27 @@ def test_an_extractor_that_pads_by_itself_is_let(folder):
 
 def test_texts(folder):
     media.tokenizer().save_pretrained(folder)
-    texts = text_processor({"title": str(folder)}, "title", 5)(["Blue soap", "the red watch with the knife", "blue zebra soap", "\u200b"])
+    process = text_processor({"title": str(folder)}, "title", 5)
+    texts = ["Blue soap", "the red watch with the knife", "blue zebra soap", "\u200b"]
+    found = process(texts, 5)
     cls, sep, unknown = 2, 3, 1
     blue, soap, the, red, watch, other = (5 + media.WORDS.index(word) for word in ("blue", "soap", "the", "red", "watch", "with"))
     assert other > 5
-    assert texts.inputs["input_ids"].tolist() == [
+    assert found["input_ids"].tolist() == [
         [cls, blue, soap, sep, 0],
         [cls, the, red, watch, sep],
         [cls, blue, unknown, soap, sep],
         [cls, sep, 0, 0, 0],
     ]
-    assert texts.inputs["attention_mask"].tolist() == [[1, 1, 1, 1, 0], [1] * 5, [1] * 5, [1, 1, 0, 0, 0]]
-    assert list(texts.inputs) == ["input_ids", "attention_mask"]
-    assert (texts.cut, texts.blank, texts.limit) == ([1], [3], 5)
+    assert found["attention_mask"].tolist() == [[1, 1, 1, 1, 0], [1] * 5, [1] * 5, [1, 1, 0, 0, 0]]
+    assert list(found) == ["input_ids", "attention_mask"]
+    assert process.lengths(texts) == [(4, False), (8, False), (5, False), (2, True)]
+    assert process.limit == 5
 
 
-def test_texts_are_as_wide_as_the_longest_and_by_default_no_longer_than_the_tokenizer_says(folder):
+def test_of_a_text_no_more_is_read_than_the_tokenizer_says(folder):
     media.tokenizer(longest=6).save_pretrained(folder)
-    process = text_processor({"title": str(folder)}, "title")
-    assert process(["blue"]).inputs["input_ids"].shape == (1, 3)
-    long = process(["blue " * 30, "red"])
-    assert long.inputs["input_ids"].shape == (2, 6)
-    assert (long.cut, long.limit) == ([0], 6)
+    assert text_processor({"title": str(folder)}, "title").limit == 6
 
 
 def test_a_tokenizer_without_padding_pads_with_its_end(folder):
@@ -154,9 +209,81 @@ def test_a_tokenizer_without_padding_pads_with_its_end(folder):
     made.pad_token = None
     made.eos_token = "[SEP]"
     made.save_pretrained(folder)
-    found = text_processor({"title": str(folder)}, "title")(["blue", "blue soap"])
-    assert found.inputs["input_ids"][0].tolist() == [2, 12, 3, 3]
-    assert found.inputs["attention_mask"][0].tolist() == [1, 1, 1, 0]
+    found = text_processor({"title": str(folder)}, "title")(["blue", "blue soap"], 4)
+    assert found["input_ids"][0].tolist() == [2, 12, 3, 3]
+    assert found["attention_mask"][0].tolist() == [1, 1, 1, 0]
+
+
+# --- what ships with the package ------------------------------------------------------------------------------------------------------
+
+
+def test_the_embedded_encoders_take_what_they_were_pretrained_on(rows):
+    """Files as a person would have them, against the inputs of the embedded task, which is made of the same digits."""
+    from m2fedsa.data import digits_inputs
+
+    places = {name: f"embedded:digits-{name}" for name in ("image", "audio", "text")}
+    own = rows["federation"]
+    pictures = [Image.fromarray((own.images_NHW[row] * 255).round().byte().numpy()).convert("RGB") for row in range(3)]
+    found = image_processor(places, "image")(pictures)["pixel_values"]
+    torch.testing.assert_close(found, digits_inputs.pixel_values(own.images_NHW[:3]), atol=1e-6, rtol=0)
+    process = audio_processor(places, "audio")
+    assert (process.rate, process.samples) == (8000, 6656)
+    loud = [own.audio_NS[row].numpy() * 0.2 for row in range(3)]
+    clear = digits_inputs.log_mel(own.audio_NS[:3])
+    assert (process(loud)["input_values"] - clear).abs().mean() < 0.2
+    words = text_processor(places, "text")
+    assert words.limit == 18
+    assert torch.equal(words(own.words[:5], 18)["input_ids"], digits_inputs.character_ids(own.words[:5]))
+    assert words.lengths(["Éins", " "]) == [(5, False), (2, True)]
+
+
+# --- records --------------------------------------------------------------------------------------------------------------------------
+
+
+def test_records(folder):
+    saved = [
+        {"name": "age", "mean": 40.0, "deviation": 10.0},
+        {"name": "city", "categories": ["Bonn", "Köln"]},
+        {"name": "sex", "categories": ["f", "m"]},
+    ]
+    (folder / "preprocessor_config.json").write_text(json.dumps({"processor_class": "m2fedsa.tabular", "columns": saved}))
+    process = tabular_processor({"record": str(folder)}, "record")
+    assert process.names == ("age", "city", "sex")
+    found = process([["50", "Köln", "f"], [35.0, "Rom", ""], ["", " Bonn ", None], ["-1e1", "", "m"]])
+    assert found["codes"].tolist() == [[1, 4, 5], [1, 2, 0], [0, 3, 0], [1, 0, 6]]
+    torch.testing.assert_close(found["values"], torch.tensor([[1.0, 0, 0], [-0.5, 0, 0], [0, 0, 0], [-5.0, 0, 0]]))
+
+
+def test_numbers_as_categories():
+    process = TabularProcessor(columns_of([{"name": "ward", "categories": ["3", "12"]}]))
+    assert process([[3], [3.0], ["3"], [12.0], [True]])["codes"].tolist() == [[3], [3], [3], [4], [2]]
+
+
+def test_an_encoder_that_is_not_one_of_records(folder):
+    with pytest.raises(ConfigError, match=r"is no encoder of records. Make one with `m2fedsa encoder tabular`"):
+        tabular_processor({"record": str(folder)}, "record")
+
+
+# --- series ---------------------------------------------------------------------------------------------------------------------------
+
+
+def test_series_as_patchtst_takes_them(folder):
+    transformers.PatchTSTConfig(num_input_channels=2, context_length=4, patch_length=2, patch_stride=2).save_pretrained(folder)
+    process = series_processor({"sensor": str(folder)}, "sensor")
+    long, short = np.arange(12, dtype=np.float32).reshape(6, 2), np.array([[1, np.nan], [3, 4]], np.float32)
+    found = process([long, short])
+    assert found["past_values"].tolist() == [[[0, 1], [2, 3], [4, 5], [6, 7]], [[1, 0], [3, 4], [0, 0], [0, 0]]]
+    assert found["past_observed_mask"].tolist() == [[[True, True]] * 4, [[True, False], [True, True], [False, False], [False, False]]]
+
+
+def test_series_on_the_scale_of_their_channels():
+    process = SeriesProcessor(2, 2, (10.0, 0.0), (2.0, 0.5))
+    assert process([np.array([[12, 1]], np.float32)])["past_values"].tolist() == [[[1, 2], [0, 0]]]
+
+
+def test_an_encoder_that_is_not_one_of_series(folder):
+    with pytest.raises(ConfigError, match=r"its config.json has no context_length and num_input_channels: it is no encoder of series"):
+        series_processor({"sensor": str(folder)}, "sensor")
 
 
 # --- what cannot be used --------------------------------------------------------------------------------------------------------------
