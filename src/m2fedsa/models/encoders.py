@@ -51,7 +51,7 @@ def load(source: "str | PreTrainedModel", revision: str | None = None, dtype: to
     folder = _folder(source)
     if folder is not None and not (folder / "config.json").is_file():
         raise WeightsError(f"{source}: {folder} has no config.json; an encoder is a folder as `save_pretrained` writes it")
-    with _quiet():
+    with quiet():
         model, report = _read(source, folder, revision, dtype)
     _fit(source, model, report)
     if model.config.is_encoder_decoder and getattr(model, "decoder", None) is not None:
@@ -142,7 +142,7 @@ def _fit(source: str, model: "PreTrainedModel", report: dict[str, Any]) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without transformers' bars and its table of what it loaded: `_fit` says what matters."""
     import transformers
 

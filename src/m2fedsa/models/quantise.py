@@ -104,6 +104,11 @@ def tensors(model: nn.Module) -> dict[str, Tensor]:
     return found
 
 
+def whole_weights(model: nn.Module) -> dict[str, Tensor]:
+    """name -> tensor of everything that a slice owns, weights in few bits made whole; a tensor with several names has the first alone."""
+    return {name: tensor() if isinstance(tensor, Stored) else tensor for name, _, tensor in _owned(model)}
+
+
 def stored_layout(model: nn.Module, dtype: HeadDtype) -> Layout:
     """Types and shapes of what `tensors` would give after `quantise(model, dtype)`, from shapes alone."""
     found: Layout = {}
