@@ -114,6 +114,19 @@ def report(
 
 
 @app.command()
+def export(
+    directory: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run directory.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where to write the model; must not be there yet.")],
+    client: Annotated[str | None, typer.Option(metavar="NAME", help="Whose own tensors, where averaging rules keep some local.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Write a trained run as ordinary whole encoders, adapters and classifiers, with a model card."""
+    from m2fedsa.exported import export as write
+
+    print(f"{write(directory, out, client)}: a model for m2fedsa.load and m2fedsa predict; its README.md tells how")
+
+
+@app.command()
 def cut(
     encoder: Annotated[str, typer.Argument(metavar="ENCODER", help="A folder, a name on the hub, or embedded:NAME.")],
     block: Annotated[int, typer.Option(metavar="K", help="The head keeps the embeddings and this many blocks.")],

@@ -63,17 +63,13 @@ def _what(model: "TrainedModel", files: "RunFiles") -> str:
     trained = sum(tensor.numel() for tensor in model.trained_tensors().values())
     frozen = sum(parameter.numel() for name in model.modalities for parameter in model.whole(name).model.parameters())
     classes = ", ".join(f"`{name}`" for name in model.classes[:_MANY]) + (" …" if len(model.classes) > _MANY else "")
-    return "\n".join(
-        [
-            f"Frozen encoders ({count(frozen)} parameters) with adapters, a fusion network and classifiers ({count(trained)} parameters)",
-            "that were fine-tuned by M²FedSA, federated split fine-tuning, with the library m2fedsa. It takes any subset of",
-            f"{plural(len(model.modalities), 'modality', 'modalities')} and gives logits over "
-            f"{plural(len(model.classes), 'class', 'classes')}: {classes}.",
-            "",
-            *rows,
-            "",
-        ]
-    )
+    takes, gives = plural(len(model.modalities), "modality", "modalities"), plural(len(model.classes), "class", "classes")
+    told = [
+        f"Frozen encoders ({count(frozen)} parameters) with adapters, a fusion network and classifiers ({count(trained)} parameters)",
+        "that were fine-tuned by M²FedSA, federated split fine-tuning, with the library m2fedsa. It takes any subset of",
+        f"{takes} and gives logits over {gives}: {classes}.",
+    ]
+    return "\n".join([*told, "", *rows, ""])
 
 
 def _use(model: "TrainedModel", encoders: Path) -> str:
@@ -95,8 +91,8 @@ def _use(model: "TrainedModel", encoders: Path) -> str:
     ]
     told = [
         "`logits` has one entry per modality beside `fused`: what that modality says alone. `m2fedsa predict` does all this for a table",
-        "of files. Each folder in `encoders/` is an ordinary encoder, which `transformers.AutoModel.from_pretrained` reads without this library;",
-        "what was trained lies in `adapters.safetensors`, and `model.json` says where in the encoders it belongs.",
+        "of files. Each folder in `encoders/` is an ordinary encoder, which `transformers.AutoModel.from_pretrained` reads without this",
+        "library; what was trained lies in `adapters.safetensors`, and `model.json` says where in the encoders it belongs.",
     ]
     return "\n".join(["## Use", "", "```python", *code, "```", "", *told, ""])
 
