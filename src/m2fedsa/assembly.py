@@ -57,7 +57,7 @@ class Extensions:
         data = config.data
         if self.data is not None:
             trains = sum(client.train is not None for client in self.data.clients.values())
-            data = data.model_copy(update={"source": OBJECT, "clients": trains})
+            data = data.model_copy(update={"source": OBJECT, "clients": trains, "task": self.data.kind})
         modalities = {
             name: one.model_copy(update={"encoder": OBJECT}) if name in (self.encoders or {}) else one
             for name, one in config.modalities.items()

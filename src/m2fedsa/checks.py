@@ -5,10 +5,12 @@ import re
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
+from torch import Tensor
+
 from m2fedsa.blueprint import FUSED, FUSION, Blueprint, Parts, client_parts, server_parts
 from m2fedsa.complaints import shown
 from m2fedsa.config import DEFAULT_RULES, Config, Data
-from m2fedsa.data.samples import SPLITS, UNLABELLED, ClientData, FederatedData, Samples
+from m2fedsa.data.samples import SPLITS, UNLABELLED, ClientData, FederatedData, Kind, Samples, labelled
 from m2fedsa.data.sources import COMMON, PASSED, PATHS, SOURCES
 from m2fedsa.errors import ConfigError, DataError
 
@@ -82,8 +84,11 @@ def check_data(config: Config, data: FederatedData) -> None:
     if surplus:
         raise ConfigError(f"modalities.{surplus[0]}: the data has no such modality, but {', '.join(data.modalities)}.")
     check_widths(config)
-    if len(data.classes) < 2:
-        raise DataError(f"the data has {len(data.classes)} class; a classifier needs two or more.")
+    if config.data.task != data.kind:
+        raise ConfigError(f'data.task = "{config.data.task}", but the labels of the data are "{data.kind}"; set data.task = "{data.kind}".')
+    least, what = (2, "class; a classifier needs two or more") if data.kind == "single_label" else (1, "classes or targets; it needs one")
+    if len(data.classes) < least:
+        raise DataError(f"the data has {len(data.classes)} {what}.")
     trains = [client for client in data.clients.values() if client.train is not None]
     if not trains:
         raise DataError("no client has training samples. Give at least one client a `train`.")
@@ -92,7 +97,7 @@ def check_data(config: Config, data: FederatedData) -> None:
         raise ConfigError(f"federation.clients_per_round = {sampled}, but {len(trains)} clients have training samples.")
     for name, client in data.clients.items():
         _check_client(name, client, data)
-    if not any(bool((client.train.labels != UNLABELLED).any()) for client in trains if client.train is not None):
+    if not any(bool(labelled(client.train.labels).any()) for client in trains if client.train is not None):
         raise DataError("no training sample of any client has a label. Transfer needs some to start from.")
 
 
@@ -124,22 +129,52 @@ def _check_client(name: str, client: ClientData, data: FederatedData) -> None:
         raise DataError(f"client {name} has no samples. Leave the client out.")
     for split, samples in splits.items():
         if samples is not None:
-            _check_samples(f"client {name}, {split}", samples, len(data.classes))
+            _check_samples(f"client {name}, {split}", samples, len(data.classes), data.kind)
 
 
-def _check_samples(place: str, samples: Samples, classes: int) -> None:
+def _check_samples(place: str, samples: Samples, classes: int, kind: Kind) -> None:
     if len(samples.labels) == 0:
         raise DataError(f"{place}: there are no samples; leave the split out instead.")
-    high, low = int(samples.labels.max()), int(samples.labels.min())
-    if high >= classes or low < UNLABELLED:
-        wrong = high if high >= classes else low
-        row = int((samples.labels == wrong).nonzero()[0])
-        raise DataError(
-            f"{place}, row {row}: label {wrong}, but there are {classes} classes (0 … {classes - 1}; {UNLABELLED} for no label)."
-        )
+    if kind == "single_label":
+        _check_classes(place, samples.labels, classes)
+    else:
+        _check_rows(place, samples.labels, classes, kind)
     bare = (~samples.presence.any(1)).nonzero().flatten()
     if len(bare):
         raise DataError(f"{place}, row {int(bare[0])}: the sample has no modality; leave it out ({len(bare)} such rows).")
+
+
+def _check_classes(place: str, labels: Tensor, classes: int) -> None:
+    """One class a sample."""
+    if labels.ndim != 1 or labels.is_floating_point():
+        raise DataError(f"{place}: labels are {_form(labels)}, but of a single-label task they should be (samples,) int64.")
+    high, low = int(labels.max()), int(labels.min())
+    if high >= classes or low < UNLABELLED:
+        wrong = high if high >= classes else low
+        row = int((labels == wrong).nonzero()[0])
+        raise DataError(
+            f"{place}, row {row}: label {wrong}, but there are {classes} classes (0 … {classes - 1}; {UNLABELLED} for no label)."
+        )
+
+
+def _check_rows(place: str, labels: Tensor, classes: int, kind: Kind) -> None:
+    """A row of zeros and ones a sample, or of numbers; or none at all."""
+    numbers = kind == "regression"
+    if labels.shape[1:] != (classes,) or labels.is_floating_point() != numbers:
+        wanted = f"(samples, {classes}) {'floating' if numbers else 'int64'}"
+        raise DataError(f"{place}: labels are {_form(labels)}, but of a {kind.replace('_', '-')} task they should be {wanted}.")
+    known = labelled(labels)
+    blank = labels.isnan().all(1) if numbers else (labels == UNLABELLED).all(1)
+    right = labels.isfinite().all(1) if numbers else ((labels == 0) | (labels == 1)).all(1)
+    wrong = (~blank & ~(known & right)).nonzero().flatten()
+    if len(wrong):
+        row = int(wrong[0])
+        should = "finite numbers, or NaN throughout" if numbers else f"zeros and ones, or {UNLABELLED} throughout"
+        raise DataError(f"{place}, row {row}: labels {labels[row].tolist()}, but they should be {should} where there is no label.")
+
+
+def _form(labels: Tensor) -> str:
+    return f"{tuple(labels.shape)} {str(labels.dtype).removeprefix('torch.')}"
 
 
 def check_rules(blueprint: Blueprint) -> None:

@@ -46,16 +46,35 @@ class Data(Section):
     passed to `run`."""
     clients: Count = 25
     """Clients that train; those that only evaluate come with the data."""
-    partition: Literal["dirichlet", "iid"] = "dirichlet"
-    """`dirichlet`: clients differ in their classes. `iid`: samples are dealt out at random."""
+    task: Literal["single_label", "multi_label", "regression"] = "single_label"
+    """What a label is. `single_label`: one class of several. `multi_label`: any number of classes. `regression`: numbers."""
+    partition: Literal["dirichlet", "iid", "shards", "linear", "square", "exponential", "column"] = "dirichlet"
+    """`dirichlet`: clients differ in their classes. `iid`: samples are dealt out at random. `shards`: sorted by class and cut into pieces,
+    of which each client has a few. `linear`, `square`, `exponential`: clients differ in their size, which grows so with their number.
+    `column`: all samples of one value of `data.column` are at one client. Samples of several classes count as of the rarest of them,
+    numbers by their tenth of all."""
     alpha: Positive = 0.3
     """Concentration of the Dirichlet distribution over classes; small means few classes per client."""
+    shards: Count = 2
+    """Pieces that a client has under `partition = "shards"`."""
+    column: Annotated[str | None, Field(examples=["speaker"])] = None
+    """What `partition = "column"` goes by. With more values than clients, a client has several of them."""
     minimum: Count = 8
-    """Least number of training samples of a client."""
+    """Least number of training samples of a client; does not hold where a column decides."""
+    evaluation: Literal["global", "clients"] = "global"
+    """Who validates and tests. `global`: clients that do nothing else, on samples that the data set has set apart. `clients`: each on its
+    own, see `held_out`; what the data set has set apart is then left alone."""
+    held_out: Annotated[tuple[Probability, Probability], _FROM_TOML] = (0.1, 0.2)
+    """Under `evaluation = "clients"`, the shares of a client's samples that are for validation and for test."""
     multimodal_fraction: Fraction = 0.5
     """Fraction of the clients that hold all modalities; the others hold one or two."""
+    holdings: dict[str, Fraction] = Field(default_factory=dict)
+    """Instead of `multimodal_fraction`, the fraction of the clients that hold each subset of the modalities, e.g. "image+text" = 0.5 and
+    image = 0.5; together 1. `all` stands for all modalities."""
     missing_rate: Probability = 0.0
-    """Probability that a sample of a multimodal client lacks a modality."""
+    """Probability that a sample of a multimodal client lacks a modality; each keeps at least one."""
+    missing_rates: dict[str, Probability] = Field(default_factory=dict)
+    """The same of single modalities, where it differs from `missing_rate`, e.g. audio = 0.9."""
     labelled_fraction: Fraction = 1.0
     """Fraction of the training samples that carry their label."""
     options: dict[str, Annotated[float, Field(allow_inf_nan=True)] | int | bool | str] = Field(default_factory=dict)
@@ -302,6 +321,10 @@ class Config(Section):
                 raise ValueError(f"modalities.{name}: a modality's name is letters, digits and underscores, first a letter")
             if name in RESERVED_NAMES:
                 raise ValueError(f"modalities.{name}: this name is taken by the tensors of fusion; choose another")
+        if self.data.partition == "column" and self.data.column is None:
+            raise ValueError('data.partition = "column", but data.column is unset; name the column that clients are made by')
+        if sum(self.data.held_out) >= 1:
+            raise ValueError(f"data.held_out = {list(self.data.held_out)} leaves nothing to train on; together it must be below 1")
         if self.fusion.width % self.fusion.heads:
             raise ValueError(f"fusion.heads = {self.fusion.heads} does not divide fusion.width = {self.fusion.width}")
         clients = self.federation.clients_per_round

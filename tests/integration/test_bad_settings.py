@@ -32,7 +32,7 @@ WRONG = {
     ),
     "none of several words": (
         {"data.partition": "dirichlt"},
-        "mine.toml: data.partition = 'dirichlt', but it should be 'dirichlet' or 'iid'.",
+        "mine.toml: data.partition = 'dirichlt', but it should be 'dirichlet', 'iid', 'shards', ",
     ),
     "of no type that it may have": (
         {"transfer.start": "soon"},

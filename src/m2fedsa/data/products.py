@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from m2fedsa.config import Data
 from m2fedsa.data.columns import Column, look_at
 from m2fedsa.data.columns.media import ImageColumn
 from m2fedsa.data.columns.tables import TextColumn
@@ -17,11 +18,12 @@ from m2fedsa.data.processors.image import image_processor
 from m2fedsa.data.processors.text import text_processor
 from m2fedsa.data.readers.image import read_image
 from m2fedsa.data.samples import FederatedData, Split
-from m2fedsa.data.spread import Partition, Spreading, Table
+from m2fedsa.data.spread import Table, spread
 from m2fedsa.errors import ConfigError
 from m2fedsa.seeding import derive
 
 CLASSES = 7
+TWENTY = Data(clients=20)
 PATHS = {
     "data.options.folder": "a folder with data.csv and its photos (docs/results_real.md says where they come from)",
     "modalities.image.encoder": "an image encoder: a folder as save_pretrained writes it, or google/mobilenet_v2_1.0_224 from the hub",
@@ -35,13 +37,7 @@ def products(
     seed: int,
     processors: Mapping[str, str],
     folder: str,
-    clients: int = 20,
-    partition: Partition = "dirichlet",
-    alpha: float = 0.3,
-    minimum: int = 8,
-    multimodal_fraction: float = 0.5,
-    missing_rate: float = 0.0,
-    labelled_fraction: float = 1.0,
+    settings: Data = TWENTY,
     image_size: int = 0,
     text: str = "title",
     text_tokens: int = 0,
@@ -53,7 +49,7 @@ def products(
     processor says. text: the column that is read, `title` or `description` (which tends to name the category). text_tokens: read of a
     text at most; 0 for as many as the tokenizer takes. division: 0 for the file's own training, validation and test samples; another
     number draws others, as many of each class.
-    The rest is told in `config.Data`. A client `evaluation` has the validation and test samples.
+    settings: who holds what. A client `evaluation` has the validation and test samples.
 
     Errors: ConfigError when a setting is out of range, DataError when a file is missing or a row cannot be used.
     """
@@ -75,8 +71,7 @@ def products(
     names = {label: row["category"] for label, row in zip(labels, rows, strict=True)}
     classes = tuple(names.get(label, f"class {label}") for label in range(CLASSES))
     table = Table(classes, columns, torch.tensor(labels), splits, ["evaluation"] * len(rows), notes)
-    spread = Spreading(seed, clients, partition, alpha, minimum, multimodal_fraction, missing_rate, labelled_fraction)
-    return spread(table)
+    return spread(table, settings, seed)
 
 
 def _divided(labels: Sequence[int], splits: Sequence[Split], division: int) -> list[Split]:

@@ -5,7 +5,7 @@ N samples, L tokens.
 
 import torch
 
-from m2fedsa.data.partition import assign_modalities, draw_presence
+from m2fedsa.data.holdings import assign_modalities, draw_presence
 from m2fedsa.data.samples import ClientData, FederatedData, InMemorySamples
 from m2fedsa.errors import ConfigError
 from m2fedsa.seeding import derive

@@ -1,6 +1,6 @@
 """What a client holds: the interface of every data set, and one that lives in memory.
 
-N samples, M modalities of the client, K classes.
+N samples, M modalities of the client, K classes, or targets of a regression.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,6 +13,19 @@ from torch import Tensor
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 UNLABELLED = -1
+Kind = Literal["single_label", "multi_label", "regression"]
+"""What a label is: one class of several, any number of classes, or numbers."""
+
+
+def labelled(labels: Tensor) -> Tensor:
+    """(N,) bool: which samples have a label; `labels` as in `Samples.labels`."""
+    known = ~labels.isnan() if labels.is_floating_point() else labels != UNLABELLED
+    return known if known.ndim == 1 else known.all(1)
+
+
+def without_labels(labels: Tensor, rows: Tensor) -> Tensor:
+    """A copy in which these samples (N,) bool have no label."""
+    return labels.masked_fill(rows if labels.ndim == 1 else rows[:, None], float("nan") if labels.is_floating_point() else UNLABELLED)
 
 
 class Samples(Protocol):
@@ -24,7 +37,9 @@ class Samples(Protocol):
 
     @property
     def labels(self) -> Tensor:
-        """(N,) int64: the class of each sample, `UNLABELLED` (-1) where it has none."""
+        """What is to be told of each sample. Single label: (N,) int64, its class, `UNLABELLED` (-1) where it has none. Multi-label: (N, K)
+        int64, 1 for the classes that it has and 0 for the others, a row of -1 where nothing is known. Regression: (N, K) floating, a row of
+        NaN where nothing is known."""
 
     @property
     def presence(self) -> Tensor:
@@ -57,10 +72,12 @@ class FederatedData:
     """A task spread over clients: its classes, its modalities in their order, and who holds what."""
 
     classes: tuple[str, ...]
+    """of a regression: its targets"""
     modalities: tuple[str, ...]
     clients: Mapping[str, ClientData]
     notes: tuple[str, ...] = ()
     """what people should know of how the samples are read, e.g. how many texts lose their end"""
+    kind: Kind = "single_label"
 
 
 @dataclass(frozen=True)
@@ -80,7 +97,8 @@ class InMemorySamples:
         cls, columns: Mapping[str, Mapping[str, Tensor]], labels: Tensor | Sequence[int], presence: Tensor | None = None
     ) -> "InMemorySamples":
         """All rows of `columns` as the samples of one client."""
-        labels = torch.as_tensor(labels, dtype=torch.int64)
+        labels = torch.as_tensor(labels)
+        labels = labels if labels.is_floating_point() else labels.to(torch.int64)
         if presence is None:
             presence = torch.ones(len(labels), len(columns), dtype=torch.bool)
         return cls(columns, torch.arange(len(labels)), labels, presence, tuple(columns))

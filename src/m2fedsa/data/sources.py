@@ -27,7 +27,8 @@ SOURCES: Mapping[str, Callable[..., FederatedData]] = {
 PATHS: Mapping[str, Mapping[str, str]] = {"products": products_table.PATHS, "spoken_digits": spoken_digits_table.PATHS}
 """source -> settings that only the user can give -> what to give"""
 COMMON = ("clients", "partition", "alpha", "minimum", "multimodal_fraction", "missing_rate", "labelled_fraction")
-PASSED = ("seed", "processors")
+"""Settings that a source may take as arguments of these names; one that spreads a table over clients takes all of them as `settings`."""
+PASSED = ("seed", "processors", "settings")
 """Arguments of a source that are no options: the run gives them."""
 
 
@@ -46,6 +47,8 @@ def load_data(settings: Data, seed: int, processors: Mapping[str, str] | None = 
     options = {name: value for name, value in _options(settings, known).items() if name in known}
     if "processors" in known:
         options["processors"] = processors or {}
+    if "settings" in known:
+        options["settings"] = settings
     return source(seed=seed, **options)
 
 

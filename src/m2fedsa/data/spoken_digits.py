@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from m2fedsa.config import Data
 from m2fedsa.data.columns import Column, look_at
 from m2fedsa.data.columns.media import AudioColumn, ImageColumn
 from m2fedsa.data.columns.tables import TextColumn
@@ -27,7 +28,7 @@ from m2fedsa.data.processors.image import image_processor
 from m2fedsa.data.processors.text import text_processor
 from m2fedsa.data.readers.audio import Wave
 from m2fedsa.data.samples import FederatedData
-from m2fedsa.data.spread import Partition, Spreading, Table
+from m2fedsa.data.spread import Table, spread
 from m2fedsa.errors import ConfigError, DataError
 from m2fedsa.seeding import derive
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 DIGITS = tuple("0123456789")
+TWENTY = Data(clients=20)
 SIDE, RATE = 28, 8000
 LEVEL = 0.1
 """Root mean square of the spoken part, of a full scale of 1."""
@@ -54,13 +56,7 @@ def spoken_digits(
     seed: int,
     processors: Mapping[str, str],
     folder: str,
-    clients: int = 20,
-    partition: Partition = "dirichlet",
-    alpha: float = 0.3,
-    minimum: int = 8,
-    multimodal_fraction: float = 0.5,
-    missing_rate: float = 0.0,
-    labelled_fraction: float = 1.0,
+    settings: Data = TWENTY,
     image_noise: float = 0.25,
     audio_snr_db: float = 10.0,
     image_size: int = 0,
@@ -73,7 +69,7 @@ def spoken_digits(
     folder: with `data.npz` and `index.csv`. image_noise: standard deviation on pixels in [0, 1], which are then cut to that range.
     audio_snr_db: of white noise (inf: none). image_size: pixels a side; 0 for what the processor says. audio_seconds: what a feature
     extractor looks at; 0 for what it says itself. text_tokens: read of a word at most; 0 for as many as the tokenizer takes.
-    The rest is told in `config.Data`. Evaluation clients are the speakers.
+    settings: who holds what; a column that clients can be made by is `speaker`. Evaluation clients are the speakers.
 
     Errors: ConfigError when a setting is out of range, DataError when a file is missing or a row cannot be used.
     """
@@ -95,9 +91,10 @@ def spoken_digits(
     }
     told = [f"{row['speaker']} says {row['digit']}" for row in rows]
     notes = look_at(columns.values(), str(place), told, [*wrong_labels, *wrong_splits])
-    table = Table(DIGITS, columns, torch.tensor(labels), splits, [f"speaker-{row['speaker']}" for row in rows], notes)
-    spread = Spreading(seed, clients, partition, alpha, minimum, multimodal_fraction, missing_rate, labelled_fraction)
-    return spread(table)
+    speakers = [row["speaker"] for row in rows]
+    evaluators = [f"speaker-{name}" for name in speakers]
+    table = Table(DIGITS, columns, torch.tensor(labels), splits, evaluators, notes, groups={"speaker": speakers})
+    return spread(table, settings, seed)
 
 
 def _read(path: Path, count: int) -> tuple[np.ndarray, list[np.ndarray]]:

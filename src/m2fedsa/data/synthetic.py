@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from m2fedsa.data.digits_inputs import BEGIN, FIRST_CHARACTER
-from m2fedsa.data.partition import assign_modalities, draw_presence
+from m2fedsa.data.holdings import assign_modalities, draw_presence
 from m2fedsa.data.samples import UNLABELLED, ClientData, FederatedData, InMemorySamples
 from m2fedsa.errors import ConfigError
 from m2fedsa.seeding import derive

@@ -10,9 +10,11 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from m2fedsa.config import Data
 from m2fedsa.data.digits import digits as build
-from m2fedsa.data.digits import few_labels, keep_labels
+from m2fedsa.data.digits import few_labels
 from m2fedsa.data.samples import UNLABELLED
+from m2fedsa.data.spread import keep_labels
 from m2fedsa.errors import ConfigError
 
 DIGEST = """
@@ -97,7 +99,7 @@ def test_labels_are_the_rows_digits(digits, rows):
 
 @pytest.fixture(scope="module")
 def few():
-    return few_labels(seed=0, clients=7, partition="iid", multimodal_fraction=1.0, missing_rate=0.3)
+    return few_labels(seed=0, settings=Data(clients=7, partition="iid", multimodal_fraction=1.0, missing_rate=0.3, labelled_fraction=0.1))
 
 
 def test_noise_depends_on_neither_partition_nor_clients(digits, few):
@@ -142,8 +144,6 @@ def test_an_idle_client_costs_its_indices(digits):
 
 def test_settings_out_of_range_are_named():
     with pytest.raises(ConfigError, match=r"labelled_fraction is 0"):
-        build(seed=0, labelled_fraction=0.0)
-    with pytest.raises(ConfigError, match=r'partition is "natural"; it must be "dirichlet" or "iid"'):
-        build(seed=0, partition="natural")
+        build(seed=0, settings=Data(labelled_fraction=0.0))
     with pytest.raises(ConfigError, match=r"data.clients = 151 and data.minimum = 8, .* need 1208 samples, but there are 1192"):
-        build(seed=0, clients=151)
+        build(seed=0, settings=Data(clients=151))

@@ -6,6 +6,7 @@ import pytest
 import torch
 from scipy.stats import chi2_contingency
 
+from m2fedsa.config import Data
 from m2fedsa.data.digits import match as build
 
 SIZES = {"train": 1070, "validation": 300, "test": 600}
@@ -74,7 +75,7 @@ def test_inputs_come_from_the_modalitys_own_row(match):
 
 
 def test_a_client_with_one_modality_gets_that_ones_rows():
-    data = build(seed=0, clients=6, partition="iid", multimodal_fraction=0.5, pairings=4)
+    data = build(seed=0, settings=Data(clients=6, partition="iid", multimodal_fraction=0.5), pairings=4)
     assert sum(len(client.train.labels) for client in data.clients.values() if client.train is not None) == 4280
     for client in data.clients.values():
         if client.train is not None and client.modalities == ("audio",):

@@ -7,7 +7,8 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from m2fedsa.data.partition import assign_modalities, dirichlet, draw_presence, iid
+from m2fedsa.data.holdings import assign_modalities, draw_presence
+from m2fedsa.data.partition import dirichlet, iid
 from m2fedsa.errors import ConfigError
 
 THREE = ("image", "audio", "text")

@@ -6,6 +6,7 @@ import pytest
 import torch
 from tests.unit.data import media
 
+from m2fedsa.config import Data
 from m2fedsa.data.products import products
 from m2fedsa.data.samples import UNLABELLED
 from m2fedsa.errors import ConfigError, DataError
@@ -26,8 +27,9 @@ def folder(tmp_path_factory):
 @pytest.fixture
 def load(folder, processors):
     def load(where=folder, **options):
+        spread = {"clients": 5, "minimum": 2, **{name: options.pop(name) for name in Data.model_fields if name in options}}
         return products(
-            **{"seed": 0, "processors": processors, "folder": str(where), "clients": 5, "minimum": 2, "image_size": 8} | options
+            **{"seed": 0, "processors": processors, "folder": str(where), "settings": Data(**spread), "image_size": 8} | options
         )
 
     return load
@@ -171,7 +173,7 @@ def test_a_table_that_cannot_be_used(load, tmp_path, content, said):
 def test_options_out_of_range(load):
     with pytest.raises(ConfigError, match=r'^text is "brand"; it is the column "title" or "description"$'):
         load(text="brand")
-    with pytest.raises(ConfigError, match=r'^partition is "shards"'):
-        load(partition="shards")
+    with pytest.raises(ConfigError, match=r"^data.column = 'brand' is no column that clients can be made by; the source .* has none"):
+        load(partition="column", column="brand")
     with pytest.raises(ConfigError, match=r"^text_tokens is 99"):
         load(text_tokens=99)

@@ -5,6 +5,7 @@ import pytest
 import torch
 from tests.unit.data import media
 
+from m2fedsa.config import Data
 from m2fedsa.data.log_mel import SAMPLES, log_mel_patches
 from m2fedsa.data.spoken_digits import spoken_digits
 from m2fedsa.errors import ConfigError, DataError
@@ -31,10 +32,8 @@ def load(folder, processors):
             "seed": 0,
             "processors": processors,
             "folder": str(where),
-            "clients": 4,
-            "minimum": 2,
+            "settings": Data(clients=4, minimum=2, partition="iid"),
             "image_size": 28,
-            "partition": "iid",
         }
         return spoken_digits(**wanted | options)
 
