@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from m2fedsa.averaging import Average, weighted_mean
-from m2fedsa.blueprint import Blueprint, Widths
+from m2fedsa.baselines.arrangement import arranged
+from m2fedsa.blueprint import HEAD, TAIL, Blueprint, Widths
 from m2fedsa.checks import check_data, check_options, check_paths, check_processors, check_rules, option_named
 from m2fedsa.client import Client, Shared
 from m2fedsa.client.kept import Memory, Place
@@ -122,19 +123,21 @@ def assemble(config: Config, extensions: Extensions) -> Parties:
         one = sides(name, settings, config.compute, _encoder(name, settings, extensions.encoders), _example(data, name))
         heads[name], tails[name], measured[name] = one.head, one.tail, one
         widths[name] = widths_of(name, settings, heads[name], tails[name])
-    blueprint = Blueprint(config, widths, len(data.classes))
+    blueprint = Blueprint(config, widths, len(data.classes), _trained_weights(config, heads, tails))
     check_rules(blueprint)
     device = device_of(config.compute)
     server = MainServer(blueprint, tails, extensions.average, device)
     shared = Shared(blueprint, heads, extensions.loss, place=place_of(config), shortens=_shortens(config, measured), device=device)
-    federation = InProcessFederation([Client(name, client, shared, server) for name, client in data.clients.items()])
+    together = config.federation.server_update == "synchronous"
+    federation = InProcessFederation([Client(name, client, shared, server) for name, client in data.clients.items()], together)
     fed_server = FedServer(blueprint, federation.clients(), extensions.sampler, extensions.average)
     return Parties(blueprint, data, fed_server, federation, server, shared, measured)
 
 
 def samples_of(config: Config, extensions: Extensions) -> FederatedData:
     """The samples of a run. `InputError` if there are none, or if they do not fit the settings."""
-    data = extensions.data if extensions.data is not None else _data_of(config)
+    held = extensions.data if extensions.data is not None else _data_of(config)
+    data = arranged(held, config.data, config.seed)
     check_data(config, data)
     return data
 
@@ -180,6 +183,15 @@ def _example(data: FederatedData, modality: str) -> dict[str, Tensor]:
     if found:
         raise DataError(f"every sample of modality {modality} has values that are not finite. Look at how it is read.")
     raise DataError(f"no client has a sample of modality {modality}. Leave the modality out of data and settings.")
+
+
+def _trained_weights(config: Config, heads: Mapping[str, Head], tails: Mapping[str, Tail]) -> dict[str, Tensor]:
+    """The weights of the encoders that are not frozen, by their flat names; those that both sides hold stay as they are."""
+    found: dict[str, Tensor] = {}
+    for name in (name for name, one in config.modalities.items() if name in heads and not one.frozen):
+        for side, part in ((HEAD, heads[name]), (TAIL, tails[name])):
+            found |= {f"{name}.{side}.{key}": value for key, value in part.weights(except_for=part.plan.both).items()}
+    return found
 
 
 def place_of(config: Config) -> Place:

@@ -1,4 +1,4 @@
-"""Averages: the rules of the fed server and of the main server, and the optional momentum on their difference.
+"""Averages: the rules of the fed server and of the main server, and the optional optimiser on their difference: momentum or Adam.
 
 A tensor is averaged over the accepted clients of the round that trained it, weighted by their distinct samples; it keeps its value if
 none did. (Section "One round is a pure function", step 3.)
@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from m2fedsa.config import Averaging
+from m2fedsa.config import Averaging, Federation
 from m2fedsa.errors import ConfigError, RunError
 from m2fedsa.state import by_prefix
 
@@ -49,14 +49,26 @@ def weighted_mean(
     return mean.to(previous.dtype)
 
 
+FIRST_DECAY, SECOND_DECAY, TINY = 0.9, 0.99, 1e-3
+"""β1, β2 and τ of FedAdam, as Reddi et al. (2021) found them good on most tasks."""
+SECOND = "second/"
+"""How its second moments are filed among the velocities."""
+
+
 @dataclass
 class Averager:
-    """The averages of one party, and its momentum."""
+    """The averages of one party, and its momentum or its Adam (of this learning rate; None: none)."""
 
     rules: Averaging
     modalities: Sequence[str]
     momentum: float = 0.0
     average: Average = weighted_mean
+    adam: float | None = None
+
+    @classmethod
+    def of(cls, rules: Averaging, modalities: Sequence[str], federation: Federation, average: Average) -> "Averager":
+        """As the settings want it."""
+        return cls(rules, modalities, federation.server_momentum, average, federation.server_adam)
 
     def is_local(self, name: str) -> bool:
         """Whether the tensor stays with its client."""
@@ -69,12 +81,22 @@ class Averager:
         trained = self._over_clients(previous, contributions)
         trained |= self._over_modalities(trained)
         velocities = dict(velocity)
-        if self.momentum:
-            for name, target in trained.items():
-                step = target - previous[name]
+        for name, target in trained.items() if self.momentum or self.adam is not None else ():
+            step = target - previous[name]
+            if self.adam is not None:
+                trained[name] = previous[name] + self._adam(name, step, velocities)
+            else:
                 velocities[name] = step + self.momentum * velocities[name] if name in velocities else step
                 trained[name] = previous[name] + velocities[name]
         return {**previous, **trained}, velocities
+
+    def _adam(self, name: str, step: Tensor, moments: dict[str, Tensor]) -> Tensor:
+        """η m / (√v + τ), m and v the moments of the steps of all rounds; v begins at τ². (Reddi et al. 2021, algorithm 2.)"""
+        assert self.adam is not None
+        first, second = moments.get(name, torch.zeros_like(step)), moments.get(SECOND + name, torch.full_like(step, TINY**2))
+        moments[name] = FIRST_DECAY * first + (1 - FIRST_DECAY) * step
+        moments[SECOND + name] = SECOND_DECAY * second + (1 - SECOND_DECAY) * step.square()
+        return self.adam * moments[name] / (moments[SECOND + name].sqrt() + TINY)
 
     def _over_clients(self, previous: Mapping[str, Tensor], contributions: Sequence[Contribution]) -> dict[str, Tensor]:
         ordered = sorted(contributions, key=lambda contribution: contribution.client)

@@ -1,11 +1,12 @@
-"""Which trainable tensors a run has, and the modules that hold them: on the client MA, C_m and C_f; on the main server TA and fusion.
+"""Which trainable tensors a run has, and the modules that hold them: on the client MA, C_m and C_f; on the main server TA and fusion;
+on either side the encoder's own weights where they are not frozen.
 
 Their names are flat and keyed by the user's modality: `image.ma.down.weight`, `image.classifier.bias`, `fused.classifier.weight`;
 `image.ta.update.weight`, `image.token.weight` (W_m), `image.token.bias` (e_m), `image.bilinear.weight` (B_m), `fusion.*`.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,8 @@ FUSED = "fused"
 """First name of C_f's tensors."""
 FUSION = "fusion"
 """First name of the tensors of fusion that belong to no modality."""
+HEAD, TAIL = "head", "tail"
+"""Second names of an encoder's own weights, where they train."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,8 @@ class Blueprint:
     config: Config
     widths: Mapping[str, Widths]
     classes: int
+    weights: Mapping[str, Tensor] = field(default_factory=dict)
+    """of encoders that are not frozen, as they were pretrained: `<m>.head.*`, `<m>.tail.*`"""
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -86,7 +91,14 @@ class Parts:
         """Itself, with all tensors on a device."""
         for module in self.modules.values():
             module.to(device)
+        for parameter in self.tensors.values():
+            parameter.data = parameter.data.to(device)
         return self
+
+    def weights(self, modality: str, side: str) -> dict[str, nn.Parameter]:
+        """The weights of an encoder's side that train, by their names in the encoder; empty where it is frozen."""
+        first = f"{modality}.{side}."
+        return {name.removeprefix(first): tensor for name, tensor in self.tensors.items() if name.startswith(first)}
 
     def training(self, seed: int, *names: object) -> None:
         """Dropout on, each with its own generator derived from the seed, these names and its place."""
@@ -120,7 +132,7 @@ def client_parts(blueprint: Blueprint, modalities: Sequence[str]) -> Parts:
             modules[f"{name}.ma"] = Adapter(widths.head, widths.head, settings.adapter_width, settings.adapter_dropout, axis=widths.axis)
         modules[f"{name}.classifier"] = Classifier(widths.pooled, blueprint.classes, config.loss.classifier_dropout)
     modules[f"{FUSED}.classifier"] = Classifier(config.fusion.width, blueprint.classes, config.loss.classifier_dropout)
-    return Parts(modules)
+    return Parts(modules, _weights(blueprint, modalities, HEAD))
 
 
 def server_parts(blueprint: Blueprint) -> Parts:
@@ -139,7 +151,12 @@ def server_parts(blueprint: Blueprint) -> Parts:
     fusion = Fusion(
         pooled, config.fusion.width, config.fusion.blocks, config.fusion.heads, config.fusion.feed_forward, config.fusion.bilinear
     )
-    return Parts({**modules, FUSION: fusion}, fusion.named_tensors())
+    return Parts({**modules, FUSION: fusion}, {**fusion.named_tensors(), **_weights(blueprint, blueprint.modalities, TAIL)})
+
+
+def _weights(blueprint: Blueprint, modalities: Sequence[str], side: str) -> dict[str, nn.Parameter]:
+    first = tuple(f"{modality}.{side}." for modality in modalities)
+    return {name: nn.Parameter(value.detach().cpu().clone()) for name, value in blueprint.weights.items() if name.startswith(first)}
 
 
 def initial_client_tensors(blueprint: Blueprint) -> dict[str, Tensor]:

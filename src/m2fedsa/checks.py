@@ -180,7 +180,7 @@ def _form(labels: Tensor) -> str:
 def check_rules(blueprint: Blueprint) -> None:
     """`ConfigError` for an averaging rule that no tensor matches, or that would average tensors of unequal shape."""
     parts = (client_parts(blueprint, blueprint.modalities), server_parts(blueprint))
-    _check_in_turn(blueprint, parts[1])
+    _check_shared(blueprint, parts[1])
     shapes = {name: tuple(tensor.shape) for one in parts for name, tensor in one.tensors.items()}
     averaging = blueprint.config.averaging
     for place, rule in enumerate(averaging.rules):
@@ -202,13 +202,14 @@ def check_rules(blueprint: Blueprint) -> None:
             )
 
 
-def _check_in_turn(blueprint: Blueprint, server: Parts) -> None:
+def _check_shared(blueprint: Blueprint, server: Parts) -> None:
     """One shared copy has no client whose own its tensors could be."""
     config = blueprint.config
     local = [name for name in server.tensors if config.averaging.over(name) == "nothing"]
-    if config.federation.server_update == "in_turn" and local:
+    if config.federation.server_update != "copies" and local:
         raise ConfigError(
-            f'averaging.rules keeps {local[0]} local, but federation.server_update = "in_turn" steps one copy for all clients. '
+            f'averaging.rules keeps {local[0]} local, but federation.server_update = "{config.federation.server_update}" steps one copy '
+            "for all clients. "
             'Set "copies", or let the rule match tensors of the client alone.'
         )
 

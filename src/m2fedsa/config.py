@@ -77,6 +77,11 @@ class Data(Section):
     """The same of single modalities, where it differs from `missing_rate`, e.g. audio = 0.9."""
     labelled_fraction: Fraction = 1.0
     """Fraction of the training samples that carry their label."""
+    arrangement: Literal["federated", "pooled", "apart"] = "federated"
+    """`pooled`: one client holds all training samples, centralised training. `apart`: the samples that evaluate are dealt out to the
+    training clients, each of which judges what it holds itself."""
+    absent: Literal["left_out", "zeros"] = "left_out"
+    """What becomes of a modality that a training sample lacks; `zeros`: its inputs are zero, and every client holds every modality."""
     options: dict[str, Annotated[float, Field(allow_inf_nan=True)] | int | bool | str] = Field(default_factory=dict)
     """What only this source knows; a wrong key is answered with those that there are. `digits` and `match`: image_noise is a standard
     deviation on pixels in 0 … 1, audio_snr_db the signal-to-noise ratio of white noise (inf: none). `digits` alone: text_mask is the
@@ -117,6 +122,8 @@ class Modality(Section):
     """Whether there is an adapter at the end of the head, on the client."""
     task_adapter: bool = True
     """Whether there is an adapter beside the tail's last feed-forward part, on the main server."""
+    frozen: bool = True
+    """Whether the encoder's own weights stay as they are; if not they are trained and averaged too, the head's with the clients."""
 
 
 class Fusion(Section):
@@ -136,6 +143,8 @@ class Fusion(Section):
     """Add the sum of the unimodal logits; without it the paper's form, C_f(f) alone."""
     gradient_to_encoders: bool = True
     """Let the fused loss reach tails and adapters in the fusion phase."""
+    learned: bool = True
+    """Train on the fused loss. If not, modalities train apart, and the fused opinion is the sum of theirs."""
     modality_dropout: Probability = 0.0
     """Probability that a modality of a sample does not enter fusion, in the fusion phase."""
 
@@ -152,8 +161,9 @@ class Loss(Section):
 class Transfer(Section):
     """Knowledge transfer from the fused representation to single modalities."""
 
-    start: Annotated[int, Field(ge=1)] | Literal["never", "plateau"] = "plateau"
-    """The first round of the transfer phase; `plateau`: when the fused loss falls no more, `never`: no transfer."""
+    start: Annotated[int, Field(ge=1)] | Literal["never", "plateau", "authors"] = "plateau"
+    """The first round of the transfer phase; `plateau`: when the fused loss falls no more, `authors`: when it moves in even steps,
+    `never`: no transfer."""
     weights: Annotated[tuple[NotNegative, NotNegative, NotNegative], _FROM_TOML] = (0.6, 0.2, 0.2)
     """λ1 (labels), λ2 (decision level), λ3 (feature level)."""
     refresh: Count = 5
@@ -198,10 +208,20 @@ class Federation(Section):
     """Samples of a local step."""
     batches: Literal["shuffled", "by_length"] = "shuffled"
     """`by_length`: texts of like length share a batch, which is then cut to the length of its longest."""
-    server_update: Literal["copies", "in_turn"] = "copies"
-    """`copies`: the main server trains one copy per client and averages them. `in_turn`: one set, passed from client to client."""
+    split: bool = True
+    """Whether tails, TA and fusion are on the main server. If not every client has them all, and only tensors travel: the same results at
+    other costs."""
+    client_update: Literal["parallel", "relay"] = "parallel"
+    """`relay`: a client begins with what the one before it has made of the clients' tensors, and the last one's are the round's."""
+    server_update: Literal["copies", "in_turn", "synchronous"] = "copies"
+    """`copies`: the main server trains one copy per client and averages them. `in_turn`: one set, passed from client to client.
+    `synchronous`: one set, stepped by the mean of the gradients of all clients' first steps, then of their second ones, and so on."""
     server_momentum: Probability = 0.0
     """Momentum of both servers on the change that a round brings; 0: none."""
+    server_adam: Annotated[Positive | None, Field(examples=[0.01])] = None
+    """Learning rate of Adam on that change, on both servers (FedAdam); unset: the average itself counts."""
+    proximal: NotNegative = 0.0
+    """μ of FedProx: half of it times the squared distance from the round's first tensors joins the loss."""
     warm_start: bool = True
     """Begin with classifiers in closed form, from sums that the clients send once; see [warm_start]."""
 
@@ -330,6 +350,13 @@ class Config(Section):
         clients = self.federation.clients_per_round
         if clients is not None and clients > self.data.clients:
             raise ValueError(f"federation.clients_per_round = {clients}, but data.clients = {self.data.clients}")
+        if self.federation.server_adam is not None and self.federation.server_momentum:
+            raise ValueError("federation.server_adam has a momentum of its own: set server_momentum = 0, or leave server_adam out")
+        for name, modality in self.modalities.items():
+            if not modality.frozen and modality.head_dtype != "float32":
+                raise ValueError(
+                    f'modalities.{name}.head_dtype = "{modality.head_dtype}", but frozen = false trains the head: it needs "float32"'
+                )
         return self
 
     @property

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from m2fedsa.data.samples import UNLABELLED, FederatedData, Samples
-from m2fedsa.messages import ClientInfo, EvaluateResult, Failure, TrainResult
+from m2fedsa.messages import ClientInfo, EvaluateResult, Failure, Traffic, TrainResult
 from m2fedsa.metrics import Tally
 from m2fedsa.parties import Company
-from m2fedsa.reporting.records import ClientRecord, Facts, FailureRecord, Metrics, ResultRecord, WarmStartRecord
+from m2fedsa.reporting.records import Bytes, ClientRecord, Facts, FailureRecord, Metrics, ResultRecord, WarmStartRecord
 
 ACCOUNTS = "accounts/"
 """First part of their names in a checkpoint."""
@@ -109,6 +109,11 @@ def _per_class(samples: Samples | None, classes: int) -> list[int]:
     labels: Tensor = samples.labels[samples.labels != UNLABELLED]
     counts: list[int] = torch.bincount(labels, minlength=classes).tolist()
     return counts
+
+
+def bytes_of(*traffic: Traffic) -> Bytes:
+    """The sum of some traffic as a record."""
+    return {"up": sum(one.up for one in traffic), "down": sum(one.down for one in traffic)}
 
 
 def failure_records(failures: Sequence[Failure]) -> list[FailureRecord]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from m2fedsa.blueprint import Blueprint, Parts, client_parts, server_parts
+from m2fedsa.blueprint import HEAD, TAIL, Blueprint, Parts, client_parts, server_parts
 from m2fedsa.messages import Activation
 from m2fedsa.models.architectures import Pooling, architecture
 from m2fedsa.models.cut import Head, Tail, specify, whole
@@ -42,7 +42,25 @@ class Measured:
 def ledger(blueprint: Blueprint, measured: Mapping[str, Measured], known: Mapping[str, Side] | None = None) -> dict[str, LedgerEntry]:
     """One entry per modality. `known`: what was counted on whole encoders before, by modality."""
     client, server = client_parts(blueprint, blueprint.modalities), server_parts(blueprint)
-    return {name: _entry(name, one, client, server, (known or {}).get(name)) for name, one in measured.items()}
+    entries = {name: _entry(name, one, client, server, (known or {}).get(name)) for name, one in measured.items()}
+    return entries if blueprint.config.federation.split else {name: _unsplit(entry) for name, entry in entries.items()}
+
+
+def _unsplit(entry: LedgerEntry) -> LedgerEntry:
+    """Everything at the client: nothing of a sample travels."""
+    client, server = entry["client"], entry["server"]
+    flops = {**client["flops"], **{way: client["flops"][way] + server["flops"][way] for way in ("forward", "backward")}}
+    none: Side = {"frozen": _weights([]), "trainable": _weights([]), "flops": {"forward": 0.0, "backward": 0.0}}
+    both: Side = {
+        "frozen": _sum(client["frozen"], server["frozen"]),
+        "trainable": _sum(client["trainable"], server["trainable"]),
+        "flops": flops,
+    }
+    return {**entry, "client": both, "server": none, "bytes": {"up": 0, "down": 0}}
+
+
+def _sum(one: Weights, other: Weights) -> Weights:
+    return {"parameters": one["parameters"] + other["parameters"], "bytes": one["bytes"] + other["bytes"]}
 
 
 def _entry(name: str, one: Measured, client: Parts, server: Parts, known: Side | None) -> LedgerEntry:
@@ -52,14 +70,20 @@ def _entry(name: str, one: Measured, client: Parts, server: Parts, known: Side |
     # Before anything is counted: shadows that meet a shape for the first time run the code of modules that are elsewhere.
     pooled = one.tail(hidden, mask, specs, None)
     adapter, task = client.modules.get(f"{name}.ma"), server.modules.get(f"{name}.ta")
-    forward_head = _flops(lambda: one.head(one.example))
+    of_head, of_tail = client.weights(name, HEAD), server.weights(name, TAIL)
+    forward_head, made = _counted(lambda: one.head.under(of_head, one.example, graph=bool(of_head)))
+    # A head that trains is run in every step, forth and back; one that is frozen once.
+    backward_head = _flops(lambda: made.sum().backward()) if of_head else 0.0
+    once = {} if of_head else {"head": forward_head}
     # At the cut the client only runs its adapter forth and back; a kept head output costs nothing after the first time.
     on_client = _both(lambda h: h if adapter is None else h + adapter(h), hidden, client.modules[f"{name}.classifier"], one.tail.width)
-    on_server = _forth_and_back(lambda h: one.tail(h, mask, specs, task), hidden)
+    on_server = _forth_and_back(lambda h: one.tail.under(of_tail, h, mask, specs, task), hidden)
     up, down = Activation(hidden, torch.zeros(1, dtype=torch.int64), mask, specs).nbytes, nbytes([pooled])
     return {
-        "client": _side(held(one.head), _under(client, name), forward_head + on_client[0], on_client[1], head=forward_head),
-        "server": _side(held(one.tail), _under(server, name), *on_server),
+        "client": _side(
+            _less(held(one.head), of_head), _under(client, name), forward_head + on_client[0], backward_head + on_client[1], **once
+        ),
+        "server": _side(_less(held(one.tail), of_tail), _under(server, name), *on_server),
         "whole": known
         or _side(_weights([]), list(one.model.parameters()), *whole_flops(one.model, fed(one.model, one.example), one.tail.pooling)),
         "bytes": {"up": up + down, "down": down + nbytes([hidden])},
@@ -73,6 +97,12 @@ def _side(frozen: Weights, trainable: Iterable[Tensor], forward: float, backward
 def _weights(tensors: Iterable[Tensor]) -> Weights:
     listed = list(tensors)
     return {"parameters": sum(tensor.numel() for tensor in listed), "bytes": nbytes(listed)}
+
+
+def _less(all_of_it: Weights, trained: Mapping[str, Tensor]) -> Weights:
+    """What stays frozen of a side's weights."""
+    part = _weights(trained.values())
+    return {"parameters": all_of_it["parameters"] - part["parameters"], "bytes": all_of_it["bytes"] - part["bytes"]}
 
 
 def held(side: nn.Module) -> Weights:

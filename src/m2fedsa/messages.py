@@ -9,7 +9,7 @@ input, label, logit or loss has a place in them. Fed server and clients exchange
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 import torch
@@ -297,6 +297,8 @@ class TrainResult:
     """of the pass that made a new teacher of unlabelled samples; zero without one"""
     local: str | None = None
     """SHA-256 of the local tensors that it has written for this round"""
+    visits: Mapping[str, int] = field(default_factory=dict)
+    """modality -> samples in all its batches: how often it computed"""
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,13 @@ def clip(parameters: Iterable[Tensor], largest: float) -> float:
     return float(norm)
 
 
+def attract(trained: Mapping[str, Tensor], anchors: Mapping[str, Tensor], proximal: float) -> None:
+    """Add μ (w − w₀) to the gradients: that of μ/2 ‖w − w₀‖², w₀ the tensors that the round began with. (FedProx, Li et al. 2020.)"""
+    for name, parameter in trained.items():
+        assert parameter.grad is not None
+        parameter.grad.add_(parameter.detach() - anchors[name], alpha=proximal)
+
+
 def culprit(trained: Mapping[str, Tensor]) -> str:
     """Whose gradient is not finite: `modality image (image.ta.up.weight)`, or the part that belongs to none."""
     for name, parameter in sorted(trained.items()):

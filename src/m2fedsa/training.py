@@ -9,21 +9,25 @@ for each round:
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
 
 from m2fedsa.assembly import Extensions, assemble, cpu_threads
 from m2fedsa.averaging import Average, weighted_mean
 from m2fedsa.checkpoint import LocalFiles, Manifest
 from m2fedsa.config import Config
+from m2fedsa.costs import Costs, visits_of
 from m2fedsa.data.samples import FederatedData
 from m2fedsa.errors import Interrupted, RunDirectoryError, RunError, StorageError
 from m2fedsa.fed_server import Sampler, uniform_sampler
 from m2fedsa.fed_server.server import State, mean_losses
 from m2fedsa.fed_server.warm import warm_start
-from m2fedsa.figures import Accounts, Evaluated, failure_records, reported_losses, result_record
+from m2fedsa.figures import Accounts, Evaluated, bytes_of, failure_records, reported_losses, result_record
 from m2fedsa.losses import Loss, step_loss
-from m2fedsa.messages import EvaluateResult, Failure, RoundPlan, Task, Traffic, TrainResult
+from m2fedsa.messages import EvaluateResult, Failure, RoundPlan, Task, TrainResult, TrainTask
 from m2fedsa.messages import Result as Answer
 from m2fedsa.parties import Company
 from m2fedsa.reporting.progress import Progress
@@ -93,6 +97,7 @@ class Training:
         self.history: list[RoundRecord] = []
         self.accounts = Accounts(parties.fed_server.clients)
         self.locals = LocalFiles(parties.fed_server.clients)
+        self.costs = Costs(parties.blueprint, parties.fed_server.clients)
         self.warm: WarmStartRecord | None = None
 
     def through(self, resume: bool) -> Result:
@@ -134,10 +139,11 @@ class Training:
         self.warm = {
             "metrics": validation.metrics,
             "test": test.metrics,
-            "bytes": {"up": outcome.features.up, "down": outcome.features.down},
+            "bytes": bytes_of(self.costs.of_link(outcome.features)),
             "sums": {"up": outcome.sums.up, "down": outcome.sums.down},
             "seconds": round(seconds, 3),
             "samples": outcome.samples,
+            "visits": dict(outcome.visits),
             "chosen": {name: {"shrinkage": shrinkage, "scale": scale} for name, (shrinkage, scale) in outcome.chosen.items()},
             "failures": failure_records([*outcome.failures, *validation.failures, *test.failures]),
         }
@@ -184,7 +190,7 @@ class Training:
         server, coordination = self.parties.fed_server, self.parties.coordination
         plan, tasks = server.begin_round()
         coordination.begin(plan)
-        answers = self._ask(tasks, "training")
+        answers = self._relay(tasks) if self.config.federation.client_update == "relay" else self._ask(tasks, "training")
         results = [answer for answer in answers if isinstance(answer, TrainResult)]
         failures = [answer for answer in answers if isinstance(answer, Failure)]
         if not results:
@@ -193,7 +199,7 @@ class Training:
         averaged = coordination.end(server.accept(plan, results))
         server.end_round(plan, results)
         evaluated = self._evaluate("validation") if self._is_due(plan.number) else None
-        self._book(plan, results, failures, evaluated, time.monotonic() - began)
+        self._book(tasks, results, failures, evaluated, time.monotonic() - began)
         self._checkpoint(averaged.file, averaged.prints)
         coordination.commit(plan.number)
         self.parties.federation.commit(plan.number, [result.client for result in results])
@@ -209,30 +215,56 @@ class Training:
             self.progress.client_done(len(answers), len(tasks), what)
         return answers
 
+    def _relay(self, tasks: Sequence[TrainTask]) -> list[Answer | Failure]:
+        """One client after the other, each from what those before it made of the clients' tensors: the last one's count."""
+        answers: list[Answer | Failure] = []
+        latest: dict[str, Tensor] = {}
+        for done, task in enumerate(tasks, 1):
+            view = replace(task.view, tensors={name: latest.get(name, value) for name, value in task.view.tensors.items()})
+            for answer in self.parties.federation.run([replace(task, view=view)]):
+                answers.append(answer)
+                if isinstance(answer, TrainResult):
+                    latest |= answer.tensors
+            self.progress.client_done(done, len(tasks), "training")
+        return [
+            replace(answer, tensors={name: latest[name] for name in answer.tensors}) if isinstance(answer, TrainResult) else answer
+            for answer in answers
+        ]
+
     def _is_due(self, number: int) -> bool:
         return number % self.config.evaluation.every == 0 or number == self.config.federation.rounds
 
     def _book(
-        self, plan: RoundPlan, results: Sequence[TrainResult], failures: Sequence[Failure], evaluated: Evaluated | None, seconds: float
+        self,
+        tasks: Sequence[TrainTask],
+        results: Sequence[TrainResult],
+        failures: Sequence[Failure],
+        evaluated: Evaluated | None,
+        seconds: float,
     ) -> None:
-        traffic = sum((result.traffic for result in results), Traffic())
+        plan, given = tasks[0].plan, {task.client: task for task in tasks}
+        link = {result.client: self.costs.of_link(result.traffic) for result in results}
+        tensors = {result.client: self.costs.of_tensors(given[result.client], result) for result in results}
         record: RoundRecord = {
             "round": plan.number,
             "phase": plan.phase,
             "clients": sorted(result.client for result in results),
             "loss": reported_losses(mean_losses(results), self.parties.blueprint.modalities),
-            "bytes": {"up": traffic.up, "down": traffic.down},
+            "bytes": bytes_of(*link.values()),
+            "tensors": bytes_of(*tensors.values()),
+            "visits": visits_of(results, self.parties.blueprint.modalities),
             "seconds": round(seconds, 3),
             "metrics": None if evaluated is None else evaluated.metrics,
         }
-        taught = sum((result.teaching for result in results), Traffic())
-        if taught.up or taught.down:
-            record["teaching"] = {"up": taught.up, "down": taught.down}
+        taught = bytes_of(*(self.costs.of_link(result.teaching) for result in results))
+        if taught["up"] or taught["down"]:
+            record["teaching"] = taught
         failures = [*failures, *(evaluated.failures if evaluated else ())]
         if failures:
             record["failures"] = failure_records(failures)
         self.history.append(record)
-        self.accounts.book(results)
+        sent = link if self.config.federation.split else tensors
+        self.accounts.book([replace(result, traffic=sent[result.client]) for result in results])
         for result in results:
             if result.local is not None:
                 self.locals.note(result.client, plan.number, result.local)

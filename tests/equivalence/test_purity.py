@@ -20,7 +20,7 @@ from m2fedsa.blueprint import client_parts
 from m2fedsa.client import Client
 from m2fedsa.client.batch import Branches, without_graph
 from m2fedsa.client.kept import KeptOutputs
-from m2fedsa.client.local_round import LocalRound
+from m2fedsa.client.local_round import LocalRound, finished
 from m2fedsa.client.sweep import Sweep
 from m2fedsa.data.samples import FederatedData, InMemorySamples
 from m2fedsa.federation.in_process import InProcessFederation
@@ -202,7 +202,7 @@ def local_round(who: Parties, samples: InMemorySamples, seed: int, steps: int) -
     branches = Branches(samples, "train", who.shared.heads, KeptOutputs(), parts)
     who.coordination.begin(plan)
     with who.coordination.session("ann", 1) as session:
-        LocalRound(blueprint, "ann", branches, plan, who.fed_server.state.log_prior, None, step_loss).run(session)
+        finished(LocalRound(blueprint, "ann", branches, plan, who.fed_server.state.log_prior, None, step_loss).steps(session))
     return ({name: p.detach() for name, p in one.items()} for one in (parts.tensors, session._copies.parts.tensors))
 
 

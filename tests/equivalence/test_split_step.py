@@ -16,7 +16,7 @@ from m2fedsa.assembly import Parties
 from m2fedsa.blueprint import client_parts
 from m2fedsa.client.batch import Branches
 from m2fedsa.client.kept import KeptOutputs
-from m2fedsa.client.local_round import LocalRound
+from m2fedsa.client.local_round import LocalRound, finished
 from m2fedsa.client.teacher import Teacher
 from m2fedsa.client.warm import class_counts
 from m2fedsa.config import Config
@@ -71,7 +71,7 @@ def split(at: Stage, samples: InMemorySamples, phase: Phase, teachers: Mapping[s
     teacher = None if teachers is None else Teacher.made(teachers, at.log_prior, class_counts(samples.labels, len(at.log_prior)))
     server.begin(plan)
     with server.session(CLIENT, 1) as session:
-        LocalRound(blueprint, CLIENT, branches, plan, at.log_prior, teacher, step_loss).run(session)
+        finished(LocalRound(blueprint, CLIENT, branches, plan, at.log_prior, teacher, step_loss).steps(session))
         theirs = session._copies.parts.tensors
         gradients = {name: p.grad for name, p in theirs.items()}  # forgotten when the session closes
     server.abort(1)
@@ -287,7 +287,7 @@ def test_the_losses_that_a_round_reports(float64, stages, phase: Phase, which: s
     branches = Branches(samples, "train", at.who.shared.heads, KeptOutputs(), parts)
     at.who.coordination.begin(plan)
     with at.who.coordination.session(CLIENT, 1) as session:
-        losses = LocalRound(at.who.blueprint, CLIENT, branches, plan, at.log_prior, None, step_loss).run(session).losses
+        losses = finished(LocalRound(at.who.blueprint, CLIENT, branches, plan, at.log_prior, None, step_loss).steps(session)).losses
     network = unsplit.Network(at.config, worlds.encoders(), at.log_prior)
     out = network.forward(at.tensors, unsplit.Batch.complete(samples, torch.arange(6)), unsplit.Masks())
     labels = samples.labels.tolist()

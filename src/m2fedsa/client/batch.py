@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from m2fedsa.blueprint import FUSED, Parts
-from m2fedsa.client.kept import KeptOutputs
+from m2fedsa.blueprint import FUSED, HEAD, Parts
+from m2fedsa.client.kept import KeptOutputs, Outputs, through
 from m2fedsa.data.samples import Samples, Split
 from m2fedsa.losses import fused_logits
-from m2fedsa.messages import Activation, Activations
+from m2fedsa.messages import Activation, Activations, InputSpec
 from m2fedsa.models.cut import Head
 from m2fedsa.models.padding import shortened
 
@@ -39,7 +39,7 @@ class Branches:
         for column in occurring:
             modality = self.samples.modalities[column]
             index = presence[:, column].nonzero().squeeze(1)
-            hidden, mask, inputs = self.kept.get(self.split, modality, self.samples, self.heads[modality]).rows(rows[index])
+            hidden, mask, inputs = self._head_output(modality, rows[index])
             if modality in self.shortens:
                 hidden, mask, inputs = shortened(hidden, mask, inputs)
             hidden = hidden.to(self.parts.device)
@@ -48,6 +48,14 @@ class Branches:
                 hidden = hidden + adapter(hidden)
             activations[modality] = Activation(hidden, index, mask, inputs)
         return Activations(activations, entering[:, occurring])
+
+    def _head_output(self, modality: str, rows: Tensor) -> Outputs:
+        """h of samples that have the modality: kept, because it never changes; made anew by a head that trains."""
+        head, weights = self.heads[modality], self.parts.weights(modality, HEAD)
+        if not weights:
+            return self.kept.get(self.split, modality, self.samples, head).rows(rows)
+        hidden, mask, inputs = through(head, self.samples.inputs(modality, rows), weights)
+        return Outputs(hidden, mask, {name: InputSpec(tuple(value.shape), value.dtype) for name, value in inputs.items()})
 
     def lengths(self) -> Tensor:
         """(N,) int64: tokens of each sample's texts together; 0 where there are none, or where nothing is shortened."""

@@ -69,10 +69,16 @@ class Source:
     def outputs(self) -> Iterator[Outputs]:
         """Head outputs in chunks."""
         for raw in self.inputs():
-            inputs = self.head.fed(raw)
+            hidden, mask, inputs = through(self.head, raw, {})
             specs = {name: InputSpec(tuple(value.shape[1:]), value.dtype) for name, value in inputs.items()}
-            mask = None if self.head.mask_argument is None else raw.get(self.head.mask_argument)
-            yield Outputs(self.head(inputs).cpu(), mask, specs)
+            yield Outputs(hidden.cpu(), mask, specs)
+
+
+def through(head: Head, raw: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
+    """Head output h (n, T, D_h) with its mask (n, T) and the inputs as the head took them; `weights`: of a head that trains."""
+    inputs = head.fed(raw)
+    mask = None if head.mask_argument is None else raw.get(head.mask_argument)
+    return head.under(weights, inputs, graph=bool(weights) and torch.is_grad_enabled()), mask, inputs
 
 
 def layout(hidden: Tensor) -> list[int]:

@@ -4,14 +4,15 @@ Legend: B batch, B_m its rows that have modality m, K classes.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from m2fedsa.blueprint import FUSED, Blueprint
+from m2fedsa.blueprint import FUSED, HEAD, Blueprint
 from m2fedsa.client.batch import Branches, join, unimodal_logits, without_graph
 from m2fedsa.client.batches import batches, drawn, modality_dropout
 from m2fedsa.client.teacher import Teacher
@@ -20,8 +21,21 @@ from m2fedsa.errors import DataError, DivergedError
 from m2fedsa.links.port import Session
 from m2fedsa.losses import Loss, Losses, Predictions, class_frequencies
 from m2fedsa.messages import Activations, Features, Gradients, RoundPlan, Traffic
-from m2fedsa.optimizers import adamw, clip, culprit
+from m2fedsa.optimizers import adamw, attract, clip, culprit
 from m2fedsa.seeding import derive
+from m2fedsa.state import snapshot
+
+Outcome = TypeVar("Outcome")
+
+
+def finished(work: Generator[None, None, Outcome]) -> Outcome:
+    """What work comes to that nobody pauses."""
+    while True:
+        try:
+            next(work)
+        except StopIteration as done:
+            outcome: Outcome = done.value
+            return outcome
 
 
 @dataclass
@@ -33,6 +47,8 @@ class Account:
     trained_by: dict[str, Tensor] = field(default_factory=dict)
     traffic: Traffic = field(default_factory=Traffic)
     steps: int = 0
+    visits: dict[str, int] = field(default_factory=dict)
+    """modality -> samples in all batches"""
 
     def report(self, losses: Losses) -> None:
         """Add the losses of a step, weighted by their samples."""
@@ -63,8 +79,8 @@ class LocalRound:
     teacher: Teacher | None
     loss: Loss
 
-    def run(self, session: Session) -> Account:
-        """Train for the round's epochs or steps. `DivergedError` names client, batch, modality and step."""
+    def steps(self, session: Session) -> Generator[None, None, Account]:
+        """Train for the round's epochs or steps, pausing after each step. `DivergedError` names client, batch, modality and step."""
         config, parts = self.blueprint.config, self.branches.parts
         samples = self.branches.samples
         rows = drawn(samples, self.plan.phase, config.transfer.unlabelled)
@@ -74,15 +90,17 @@ class LocalRound:
         parts.training(self.plan.seed, self.client)
         optimizer = adamw(self._groups(), config.optimizer.weight_decay)
         account = Account(len(samples.labels))
+        anchors = snapshot(parts.tensors) if config.federation.proximal else {}
         lengths = self.branches.lengths() if config.federation.batches == "by_length" else None
         order = batches(rows, config.federation, self._generator("batches"), lengths)
         dropout = self._generator("modality dropout")
         for batch in order:
             account.steps += 1
-            self._step(batch, dropout, session, optimizer, account)
+            self._step(batch, dropout, session, lambda: self._update(optimizer, anchors, account.steps), account)
+            yield
         return account
 
-    def _step(self, batch: Tensor, dropout: torch.Generator, session: Session, optimizer: torch.optim.Optimizer, account: Account) -> None:
+    def _step(self, batch: Tensor, dropout: torch.Generator, session: Session, update: Callable[[], None], account: Account) -> None:
         parts = self.branches.parts
         parts.clear()
         entering = self._entering(batch, dropout)
@@ -93,7 +111,8 @@ class LocalRound:
         gradients = self._learn(batch, activations, features, account)  # 3. losses
         with self._at_server(account.steps):
             received = session.backward(gradients)  # 4. backward
-        self._adapt(activations, received.hidden, optimizer, account)  # 5. adapt
+        self._adapt(activations, received.hidden)  # 5. adapt
+        update()
         account.traffic += Traffic(sent.nbytes + gradients.nbytes, features.nbytes + received.nbytes)
         self._visit(batch, activations, account)
 
@@ -122,6 +141,9 @@ class LocalRound:
         entering = {name: logits.detach() for name, logits in unimodal.items()} if self.plan.phase == "fusion" else unimodal
         rows = {modality: activation.rows for modality, activation in activations.modalities.items()}
         joined = join(self.branches.parts, fused, entering, rows, activations.entering, self.log_prior, late=config.fusion.late)
+        if not config.fusion.learned:
+            # The sum of what the modalities say, each of which learns for itself.
+            joined = joined.detach()
         adjustment = torch.zeros_like(self.log_prior)
         if config.loss.prior_adjusted:
             adjustment = class_frequencies(samples.labels, self.blueprint.classes).log() - self.log_prior
@@ -138,17 +160,22 @@ class LocalRound:
             teacher_adjustments={modality: value.to(device) for modality, value in teacher_adjustments.items()},
         )
 
-    def _adapt(self, activations: Activations, hidden: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, account: Account) -> None:
-        """Back into MA; clip the client's gradients by one norm and step what is not frozen."""
+    def _adapt(self, activations: Activations, hidden: Mapping[str, Tensor]) -> None:
+        """Back into MA, and into a head that trains."""
         attached = [modality for modality, one in activations.modalities.items() if one.hidden.requires_grad]
         torch.autograd.backward(
             [activations.modalities[name].hidden for name in attached],
             [hidden[name].to(activations.modalities[name].hidden.device) for name in attached],
         )
-        trained = self.branches.parts.trained()
-        norm = clip(trained.values(), self.blueprint.config.optimizer.clip_norm)
+
+    def _update(self, optimizer: torch.optim.Optimizer, anchors: Mapping[str, Tensor], step: int) -> None:
+        """Clip the client's gradients by one norm and step what is not frozen."""
+        config, trained = self.blueprint.config, self.branches.parts.trained()
+        if anchors:
+            attract(trained, anchors, config.federation.proximal)
+        norm = clip(trained.values(), config.optimizer.clip_norm)
         if not math.isfinite(norm):
-            raise DivergedError(f"{self._place(account.steps)}: a gradient of {culprit(trained)} is not finite.")
+            raise DivergedError(f"{self._place(step)}: a gradient of {culprit(trained)} is not finite.")
         optimizer.step()
 
     def _visit(self, batch: Tensor, activations: Activations, account: Account) -> None:
@@ -159,15 +186,16 @@ class LocalRound:
         account.visit("fusion.", batch)
         account.visit("fusion.bilinear", batch[several])
         for column, (modality, activation) in enumerate(activations.modalities.items()):
+            account.visits[modality] = account.visits.get(modality, 0) + len(activation.rows)
             enters = activations.entering[:, column]
             account.visit(f"{modality}.", batch[activation.rows])
             account.visit(f"{modality}.token.", batch[enters])
             account.visit(f"{modality}.bilinear.", batch[enters & several])
 
     def _groups(self) -> list[dict[str, object]]:
-        """MA at the round's rate, C_m and C_f at theirs."""
+        """MA, and a head that trains, at the round's rate, C_m and C_f at theirs."""
         config, rate = self.blueprint.config, self.plan.learning_rate
-        factors = {"ma": 1.0, "classifier": config.classifier_factor, FUSED: config.optimizer.fusion_factor}
+        factors = {"ma": 1.0, HEAD: 1.0, "classifier": config.classifier_factor, FUSED: config.optimizer.fusion_factor}
         groups: dict[str, list[Tensor]] = {kind: [] for kind in factors}
         for name, parameter in self.branches.parts.tensors.items():
             first, second, *_ = name.split(".")

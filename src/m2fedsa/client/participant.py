@@ -3,7 +3,7 @@
 An idle client costs its data, its kept head outputs and a few references; modules are made for a task and dropped after it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from m2fedsa.blueprint import Blueprint, client_parts
 from m2fedsa.client.batch import Branches
 from m2fedsa.client.batches import teachable
 from m2fedsa.client.kept import KeptOutputs, Memory, Place
-from m2fedsa.client.local_round import LocalRound
+from m2fedsa.client.local_round import LocalRound, finished
 from m2fedsa.client.sweep import Sweep, all_subsets, label_of
 from m2fedsa.client.teacher import PREFIX, WINDOW, Teacher, teach, window
 from m2fedsa.client.warm import WarmAnswers, class_counts
@@ -93,7 +93,7 @@ class Client:
         """Answer a task. Errors of the tree in `errors` go to the federation, which reports the client as failed."""
         match task:
             case TrainTask():
-                return self._learn(task)
+                return finished(self.learning(task))
             case SumsTask():
                 return self._warm.sums(task, self._sweep("train", task.view))
             case JudgeTask():
@@ -103,7 +103,8 @@ class Client:
 
     # --- tasks ----------------------------------------------------------------------------------------------------------------------
 
-    def _learn(self, task: TrainTask) -> TrainResult:
+    def learning(self, task: TrainTask) -> Generator[None, None, TrainResult]:
+        """A round of training that pauses after each step, for clients that go side by side."""
         self._warm.clear()
         branches = self._branches("train", task.view)
         local, teaching = self._teacher_of_round(task, branches)
@@ -111,7 +112,7 @@ class Client:
         teacher = Teacher.from_local(local, task.view.log_prior, counts) if WINDOW in local else None
         local_round = LocalRound(self.shared.blueprint, self.name, branches, task.plan, task.view.log_prior, teacher, self.shared.loss)
         with self.link.session(self.name, task.plan.number) as session:
-            account = local_round.run(session)
+            account = yield from local_round.steps(session)
         trained = {
             name: parameter.detach().to("cpu", copy=True)
             for name, parameter in branches.parts.tensors.items()
@@ -120,7 +121,9 @@ class Client:
         personal = {name: value for name, value in trained.items() if self._is_local(name)}
         digest = self._stage(task.plan.number, {**local, **personal})
         shared = {name: value for name, value in trained.items() if name not in personal}
-        return TrainResult(self.name, shared, account.samples, account.losses, account.steps, account.traffic, teaching, digest)
+        return TrainResult(
+            self.name, shared, account.samples, account.losses, account.steps, account.traffic, teaching, digest, account.visits
+        )
 
     def _evaluate(self, task: EvaluateTask) -> EvaluateResult:
         sweep = self._sweep(task.split, task.view)

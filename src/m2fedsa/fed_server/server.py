@@ -92,7 +92,7 @@ class FedServer:
         self.blueprint, self.sampler = blueprint, sampler
         self.clients = {client.name: client for client in clients}
         config = blueprint.config
-        self._averager = Averager(config.averaging, blueprint.modalities, config.federation.server_momentum, average)
+        self._averager = Averager.of(config.averaging, blueprint.modalities, config.federation, average)
         uniform = torch.full((blueprint.classes,), 1.0 / blueprint.classes).log()
         self.state = State(0, initial_client_tensors(blueprint), uniform)
 

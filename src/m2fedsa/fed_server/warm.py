@@ -31,6 +31,8 @@ class WarmStart:
     samples: int
     """that were sent, each once"""
     failures: tuple[Failure, ...]
+    visits: Mapping[str, int]
+    """modality -> samples whose features went into the sums"""
 
 
 def warm_start(server: FedServer, ask: Ask) -> WarmStart:
@@ -52,7 +54,7 @@ def warm_start(server: FedServer, ask: Ask) -> WarmStart:
     sent = sum(client.labelled for client in server.clients.values())
     if taught and server.blueprint.config.transfer.closed_form:
         sent += sum(client.teachable for client in server.clients.values())
-    return WarmStart(chosen, first.features, first.sums, sent, first.failures)
+    return WarmStart(chosen, first.features, first.sums, sent, first.failures, first.visits)
 
 
 def _fit(
@@ -88,9 +90,12 @@ class _Exchange:
     features: Traffic
     sums: Traffic
     failures: tuple[Failure, ...]
+    visits: Mapping[str, int]
 
     def __add__(self, other: "_Exchange") -> "_Exchange":
-        return _Exchange(self.features + other.features, self.sums + other.sums, self.failures + other.failures)
+        # What was sent once is sent no second time: a later exchange of sums is over the same samples and more.
+        visits = {name: max(one.get(name, 0) for one in (self.visits, other.visits)) for name in {**self.visits, **other.visits}}
+        return _Exchange(self.features + other.features, self.sums + other.sums, self.failures + other.failures, visits)
 
 
 def _sums(server: FedServer, ask: Ask, clients: Sequence[str], soft: bool) -> tuple[list[SumsResult], _Exchange]:
@@ -99,7 +104,12 @@ def _sums(server: FedServer, ask: Ask, clients: Sequence[str], soft: bool) -> tu
     results = sorted((one for one in answers if isinstance(one, SumsResult)), key=lambda one: one.client)
     features = sum((one.traffic for one in results), Traffic())
     sums = Traffic(sum(one.nbytes for one in results), sum(task.view.nbytes for task in tasks))
-    return results, _Exchange(features, sums, tuple(one for one in answers if isinstance(one, Failure)))
+    visits: dict[str, float] = {}
+    for half in (half for result in results for half in (result.even, result.odd)):
+        for modality, one in half.items():
+            visits[modality] = visits.get(modality, 0.0) + float(one.counts.sum())
+    failures = tuple(one for one in answers if isinstance(one, Failure))
+    return results, _Exchange(features, sums, failures, {modality: round(number) for modality, number in visits.items()})
 
 
 def _judge(
@@ -124,7 +134,7 @@ def _judge(
     features = sum((one.traffic for one in results), Traffic())
     sums = Traffic(received, sent + sum(task.view.nbytes for task in tasks))
     failures = tuple(one for one in answers if isinstance(one, Failure))
-    return {modality: _ordered_sum(parts) for modality, parts in tables.items()}, _Exchange(features, sums, failures)
+    return {modality: _ordered_sum(parts) for modality, parts in tables.items()}, _Exchange(features, sums, failures, {})
 
 
 def _ordered_sum(parts: Sequence[Tensor]) -> Tensor:

@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from m2fedsa.blueprint import FUSION, Blueprint, Parts
+from m2fedsa.blueprint import FUSION, TAIL, Blueprint, Parts
 from m2fedsa.errors import DivergedError, ProtocolError
 from m2fedsa.losses import feature_transfer
 from m2fedsa.messages import ActivationGradients, Activations, Gradients, RoundPlan
 from m2fedsa.models.cut import Tail
 from m2fedsa.models.fusion import Fusion, FusionOutput
-from m2fedsa.optimizers import adamw, clip, culprit
+from m2fedsa.optimizers import adamw, attract, clip, culprit
+from m2fedsa.state import snapshot
 
 
 @dataclass(frozen=True)
@@ -40,14 +41,18 @@ class Copies:
     trained: set[str] = field(default_factory=set)
     """names of the tensors that had a gradient in some step"""
     steps: int = 0
+    anchors: dict[str, Tensor] = field(default_factory=dict)
+    """what the round began with, where the settings want tensors to stay near it"""
 
     def prepare(self, plan: RoundPlan, client: str | None) -> None:
         """Ready for training: fusion frozen in the transfer phase, dropout on, a fresh optimiser."""
         config = self.blueprint.config
-        self.parts.freeze(self._fusion_names() if plan.phase == "transfer" else [])
+        self.parts.freeze(self._fusion_names() if plan.phase == "transfer" or not config.fusion.learned else [])
         self.parts.training(plan.seed, client, "main server")
-        adapters = [p for name, p in self.parts.tensors.items() if p.requires_grad and ".ta." in name]
-        fusion = [p for name, p in self.parts.tensors.items() if p.requires_grad and ".ta." not in name]
+        self.anchors = snapshot(self.parts.tensors) if config.federation.proximal else {}
+        beside = {name for name in self.parts.tensors if name.split(".")[1] in ("ta", TAIL)}
+        adapters = [p for name, p in self.parts.tensors.items() if p.requires_grad and name in beside]
+        fusion = [p for name, p in self.parts.tensors.items() if p.requires_grad and name not in beside]
         rates = [(adapters, 1.0), (fusion, config.optimizer.fusion_factor)]
         groups = [{"params": parameters, "lr": plan.learning_rate * factor} for parameters, factor in rates if parameters]
         self.optimizer = adamw(groups, config.optimizer.weight_decay) if groups else None
@@ -60,8 +65,8 @@ class Copies:
     def _fusion_names(self) -> list[str]:
         return [f"{FUSION}.", *(f"{modality}.{part}." for modality in self.blueprint.modalities for part in ("token", "bilinear"))]
 
-    def forward(self, activations: Activations, plan: RoundPlan) -> Pass:
-        """z_m = pool(tail_m(a_m; TA_m)), then fusion, with their graph. (Step 2, "forward".)"""
+    def forward(self, activations: Activations, plan: RoundPlan, number: int) -> Pass:  # noqa: ARG002  (of use where copies are shared)
+        """z_m = pool(tail_m(a_m; TA_m)), then fusion, with their graph; of the client's step `number`. (Step 2, "forward".)"""
         self.parts.clear()
         hidden = {name: one.hidden.detach().to(self.parts.device).requires_grad_() for name, one in activations.modalities.items()}
         pooled = encode(self.tails, self.parts, activations, hidden)
@@ -84,15 +89,25 @@ class Copies:
                 roots.append(term)
                 directions.append(torch.full_like(term, plan.weights[2]))
         torch.autograd.backward(roots, directions)
+        self._learn(len(done.activations.entering), plan)
+        return ActivationGradients({name: _gradient(hidden) for name, hidden in done.hidden.items()})
+
+    def _learn(self, samples: int, plan: RoundPlan) -> None:  # noqa: ARG002  (they count where copies are shared)
+        """What to do with the gradients of a batch of so many samples: step at once."""
+        self._update(plan)
+
+    def _update(self, plan: RoundPlan) -> None:
+        """Clip by one norm, and step."""
         trained = self.parts.trained()
         if trained:
+            if self.anchors:
+                attract(trained, self.anchors, self.blueprint.config.federation.proximal)
             norm = clip(trained.values(), self.blueprint.config.optimizer.clip_norm)
             if not math.isfinite(norm):
                 raise DivergedError(f"main server, round {plan.number}, step {self.steps}: a gradient of {culprit(trained)} is not finite.")
             assert self.optimizer is not None
             self.optimizer.step()
             self.trained |= set(trained)
-        return ActivationGradients({name: _gradient(hidden) for name, hidden in done.hidden.items()})
 
     def _roots(self, done: Pass, gradients: Gradients) -> tuple[list[Tensor], list[Tensor]]:
         if list(gradients.pooled) != list(done.pooled):
@@ -125,7 +140,8 @@ def encode(tails: Mapping[str, Tail], parts: Parts, activations: Activations, hi
     pooled = {}
     for modality, activation in activations.modalities.items():
         mask = None if activation.mask is None else activation.mask.to(parts.device)
-        z = tails[modality](hidden[modality], mask, activation.inputs, parts.modules.get(f"{modality}.ta"))
+        weights = parts.weights(modality, TAIL)
+        z = tails[modality].under(weights, hidden[modality], mask, activation.inputs, parts.modules.get(f"{modality}.ta"))
         pooled[modality] = z.to(next(iter(parts.tensors.values())).dtype)
     return pooled
 

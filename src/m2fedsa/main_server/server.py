@@ -13,6 +13,7 @@ from m2fedsa.blueprint import Blueprint, initial_server_tensors, server_parts
 from m2fedsa.errors import ProtocolError
 from m2fedsa.main_server.copies import Copies, Pass, encode, fuse_members
 from m2fedsa.main_server.inspection import fitting, inspect
+from m2fedsa.main_server.synchronous import Synchronous
 from m2fedsa.messages import (
     Acceptance,
     ActivationGradients,
@@ -81,7 +82,7 @@ class MainServer:
         """`tails`: per modality, on `device`, where everything is computed; tensors between rounds are kept in main memory."""
         self.blueprint, self._tails, self._device = blueprint, tails, device
         config = blueprint.config
-        self._averager = Averager(config.averaging, blueprint.modalities, config.federation.server_momentum, average)
+        self._averager = Averager.of(config.averaging, blueprint.modalities, config.federation, average)
         self._in_force = State(0, initial_server_tensors(blueprint))
         self._prepared: State | None = None
         self._plan: RoundPlan | None = None
@@ -114,10 +115,10 @@ class MainServer:
         copies.prepare(plan, client)
         return copies
 
-    def _make(self, tensors: Mapping[str, Tensor]) -> Copies:
+    def _make(self, tensors: Mapping[str, Tensor], kind: type[Copies] = Copies) -> Copies:
         parts = server_parts(self.blueprint)
         parts.load(tensors)
-        return Copies(self.blueprint, self._tails, parts.to(self._device))
+        return kind(self.blueprint, self._tails, parts.to(self._device))
 
     def close(self, session: "ServerSession", client: str, in_order: bool) -> None:
         """A session ended; only one that ended in order can count. One that was opened anew since, or whose round is over, says nothing."""
@@ -165,8 +166,9 @@ class MainServer:
             raise ProtocolError(f"round {plan.number} cannot begin: round {self._in_force.round} is in force.")
         self.abort(plan.number)
         self._plan = plan
-        if self.blueprint.config.federation.server_update == "in_turn":
-            self._shared = self._make(self._in_force.tensors)
+        how = self.blueprint.config.federation.server_update
+        if how != "copies":
+            self._shared = self._make(self._in_force.tensors, Copies if how == "in_turn" else Synchronous)
             self._shared.prepare(plan, None)
 
     def end(self, acceptance: Acceptance) -> Averaged:
@@ -190,10 +192,13 @@ class MainServer:
             for client, samples in sorted(acceptance.samples.items())
         ]
         if self._shared is not None:
-            # In turn there is one copy and nothing to average over clients; the rule over modalities still holds.
+            if isinstance(self._shared, Synchronous):
+                assert self._plan is not None
+                self._shared.advance(self._plan)
+            # There is one copy and nothing to average over clients; the rule over modalities still holds.
             whole = dict.fromkeys(self._shared.parts.tensors, 1)
             contributions = [
-                Contribution("in turn", snapshot({name: self._shared.parts.tensors[name].cpu() for name in self._shared.trained}), whole)
+                Contribution("shared", snapshot({name: self._shared.parts.tensors[name].cpu() for name in self._shared.trained}), whole)
             ]
         tensors, velocity = self._averager.apply(self._in_force.tensors, contributions, self._in_force.velocity)
         local = dict(self._in_force.local)
@@ -244,6 +249,7 @@ class ServerSession:
         """Made by `MainServer.session`."""
         self._server, self._client, self._plan, self._copies = server, client, plan, copies
         self._pass: Pass | None = None
+        self._steps = 0
 
     def forward(self, activations: Activations) -> Features:
         """See `links.port.Session.forward`."""
@@ -253,8 +259,9 @@ class ServerSession:
         if foreign:
             raise ProtocolError(f"client {self._client} sent activations of {', '.join(foreign)}, which it was not announced with.")
         inspect(self._server.blueprint, self._copies.tails, self._client, activations)
+        self._steps += 1
         with fitting(self._client):
-            self._pass = self._copies.forward(activations, self._plan)
+            self._pass = self._copies.forward(activations, self._plan, self._steps)
         return Features({name: z.detach() for name, z in self._pass.pooled.items()}, self._pass.fusion.fused.detach())
 
     def backward(self, gradients: Gradients) -> ActivationGradients:

@@ -6,6 +6,7 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from m2fedsa.errors import CutError
 from m2fedsa.models.quantise import place
@@ -43,6 +44,17 @@ class Frozen(nn.Module):
     def fed(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Encoder inputs where its tensors are, and of their type where they are no whole numbers."""
         return {name: value.to(self.device, self.dtype if value.is_floating_point() else value.dtype) for name, value in inputs.items()}
+
+    def weights(self, except_for: Collection[str] = ()) -> dict[str, Tensor]:
+        """Its floating-point parameters by their names in the encoder, for those who train them after all."""
+        named = self.encoder.named_parameters()
+        return {name: one.detach() for name, one in named if one.is_floating_point() and not one.is_meta and name not in except_for}
+
+    def under(self, weights: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Any:
+        """A call with other weights in place of its own, by their names in the encoder; gradients flow to them."""
+        if not weights:
+            return self(*args, **kwargs)
+        return functional_call(self, {f"encoder.{name}": value for name, value in weights.items()}, args, kwargs)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         # A move to another device has nothing to move where a tensor is on meta.

@@ -52,11 +52,12 @@ class Head(Frozen):
                 "its first dimension must count samples. Name other blocks, with blocks = [...]."
             )
 
-    @torch.no_grad()
-    def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """h (B, T, D_h), before MA, from the encoder's keyword arguments. Raises `CutError` if the forward never reaches the cut."""
+    def forward(self, inputs: Mapping[str, Tensor], graph: bool = False) -> Tensor:
+        """h (B, T, D_h), before MA, from the encoder's keyword arguments; `graph`: for weights that train, see `under`. Raises `CutError`
+        if the forward never reaches the cut."""
         try:
-            self.encoder(**positioned(self.plan.model_type, inputs))
+            with torch.set_grad_enabled(graph):
+                self.encoder(**positioned(self.plan.model_type, inputs))
         except _Reached as reached:
             return reached.hidden
         name = type(self.encoder).__name__

@@ -24,7 +24,7 @@ Metrics = dict[str, Scores]
 
 
 class Bytes(TypedDict):
-    """Payload in bytes, seen from the clients; of a round, that of its steps' four messages."""
+    """Payload in bytes, seen from the clients; of a round, that of its steps' four messages, none where nothing is split."""
 
     up: int
     down: int
@@ -72,6 +72,8 @@ class WarmStartRecord(TypedDict):
     seconds: float
     samples: int
     """that were sent: with labels, and those without that can be taught"""
+    visits: NotRequired[dict[str, int]]
+    """modality -> how many of them have it"""
     test: NotRequired[Metrics | None]
     """on test samples"""
     chosen: NotRequired[dict[str, dict[str, float]]]
@@ -92,6 +94,10 @@ class RoundRecord(TypedDict):
     seconds: float
     metrics: Metrics | None
     """on validation samples; null where this round was not evaluated"""
+    tensors: NotRequired[Bytes]
+    """of what trains, between clients and fed server; of a run that is not split, all that travels"""
+    visits: NotRequired[dict[str, int]]
+    """modality -> samples that the clients trained on, as often as they did"""
     teaching: NotRequired[Bytes]
     """of the passes in which unlabelled samples got new teachers"""
     failures: NotRequired[list[FailureRecord]]
