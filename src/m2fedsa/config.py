@@ -399,22 +399,24 @@ class Config(Section):
             raise ConfigError("\n       ".join(f"{source}: {line}" for line in complaints(error, values, cls))) from error
 
     def override(self, assignments: Sequence[str], source: str = "--set") -> "Config":
-        """A copy with `key.path=value` applied; values are TOML (`3`, `true`, `[1, 2]`), a bare word is a string."""
+        """A copy with `key.path=value` applied; values are TOML (`3`, `true`, `[1, 2]`), a bare word is a string. A `*` in the path stands
+        for every table that there is: `modalities.*.block=2`."""
         values = self.model_dump(mode="json", exclude_none=True)
         for assignment in assignments:
             key, found, text = assignment.partition("=")
             if not found or not key.strip():
                 raise ConfigError(f"{source} {assignment}: write key=value, e.g. {source} federation.rounds=10.")
             *path, last = key.strip().split(".")
-            table = values
+            tables = [values]
             for part in path:
-                table = table.setdefault(part, {})
-                if not isinstance(table, dict):
+                tables = [one for table in tables for one in (table.values() if part == "*" else [table.setdefault(part, {})])]
+                if not all(isinstance(table, dict) for table in tables):
                     raise ConfigError(f"{source} {assignment}: {part} is a value, not a table.")
-            if text.strip() == "none":
-                table.pop(last, None)
-            else:
-                table[last] = _toml_value(text.strip())
+            for table in tables:
+                if text.strip() == "none":
+                    table.pop(last, None)
+                else:
+                    table[last] = _toml_value(text.strip())
         return self.from_mapping(values, source)
 
     def differences(self, other: "Config") -> list[str]:
