@@ -3,8 +3,9 @@
 No sample of the run is read: encoders are traced on inputs made from their configuration.
 """
 
+import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from m2fedsa.assembly import OBJECT, cpu_threads, widths_of
-from m2fedsa.blueprint import Blueprint, Widths, client_parts, initial_server_tensors, server_parts
+from m2fedsa.blueprint import HEAD, TAIL, Blueprint, Widths, initial_server_tensors
 from m2fedsa.checkpoint import LocalFiles, Manifest
 from m2fedsa.config import Config, Modality
 from m2fedsa.errors import ConfigError, RunDirectoryError, WeightsError
@@ -65,7 +66,8 @@ def from_run(
         blueprint = Blueprint(config, widths, len(classes))
         tensors = {**kept.client.tensors, **kept.server_tensors(blueprint)}
         kept.check(directory, tensors)
-        tensors |= kept.own(blueprint, client)
+        tensors |= kept.own(config, client)
+        wholes = {name: _with_trained(one, name, tensors) for name, one in wholes.items()}
         if client is not None:
             held = files.facts["clients"][client]["modalities"]
             wholes = {name: wholes[name] for name in held}
@@ -111,10 +113,9 @@ class _Kept:
                 "Restore the checkpoint from one copy."
             )
 
-    def own(self, blueprint: Blueprint, client: str | None) -> dict[str, Tensor]:
+    def own(self, config: Config, client: str | None) -> dict[str, Tensor]:
         """A client's own tensors. `ConfigError` where rules keep some and no client is named, or one that has none."""
-        config = blueprint.config
-        names = [*client_parts(blueprint, blueprint.modalities).tensors, *server_parts(blueprint).tensors]
+        names = [*self.client.tensors, *(self.server.tensors if self.server else ())]
         local = [name for name in names if config.averaging.over(name) == "nothing"]
         if client is None:
             if local and self.manifest.round:
@@ -144,6 +145,19 @@ def _whole(
     exact = folder is None and settings.head_dtype == "float32"
     model = one.model if exact else _joined(name, one)
     return Whole(model, one.tail.plan, one.tail.pooling), widths_of(name, settings, one.head, one.tail)
+
+
+@torch.no_grad()
+def _with_trained(one: Whole, name: str, tensors: Mapping[str, Tensor]) -> Whole:
+    """The encoder with its own weights as the run has trained them, where it was not frozen."""
+    own = {key.split(".", 2)[2]: value for key, value in tensors.items() if key.startswith((f"{name}.{HEAD}.", f"{name}.{TAIL}."))}
+    if not own:
+        return one
+    model = copy.deepcopy(one.model)
+    for key, parameter in model.named_parameters():
+        if key in own:
+            parameter.copy_(own[key])
+    return replace(one, model=model)
 
 
 def _source(name: str, settings: Modality, encoders: "Mapping[str, PreTrainedModel]") -> tuple["str | PreTrainedModel", Modality]:

@@ -135,13 +135,16 @@ def final_logits(monkeypatch, settings, directory):
     return seen
 
 
-@pytest.mark.parametrize("kind", ["int8", "folder in int8"])
+@pytest.mark.parametrize("kind", ["int8", "folder in int8", "trained"])
 def test_heads_in_few_bits_and_encoders_that_were_cut(encoders, tmp_path, monkeypatch, kind):
-    """In one piece an encoder has the numbers that its head computed with."""
+    """In one piece an encoder has the numbers that its head computed with, and those that it was trained to."""
     tables = small.tables(encoders)
     tables |= {"averaging": {"rules": []}, "federation": {"rounds": 1}}
     tables["modalities"]["image"] |= {"head_dtype": "bfloat16", "modality_adapter": False, "task_adapter": False}
-    if kind == "int8":
+    if kind == "trained":
+        tables["modalities"]["image"] |= {"head_dtype": "float32", "frozen": False}
+        tables["modalities"]["text"] |= {"frozen": False}
+    elif kind == "int8":
         tables["modalities"]["text"]["head_dtype"] = "int8"
     else:
         assert small.call("cut", encoders / "text", "--block", 1, "--out", tmp_path / "text", "--head-dtype", "int8") == 0
