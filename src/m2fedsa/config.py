@@ -42,8 +42,8 @@ class Data(Section):
     """Which samples there are and who holds them."""
 
     source: str = "digits"
-    """A data set by name (`digits`, `match`, `synthetic`, `products`, `spoken_digits`, `random_shapes`), or `object` for one that is
-    passed to `run`."""
+    """A data set by name (`digits`, `match`, `synthetic`, `products`, `spoken_digits`, `hateful_memes`, `meld`, `epic_kitchens`,
+    `meld_text`, `random_shapes`), or `object` for one that is passed to `run`."""
     clients: Count = 25
     """Clients that train; those that only evaluate come with the data."""
     task: Literal["single_label", "multi_label", "regression"] = "single_label"
@@ -89,7 +89,10 @@ class Data(Section):
     of which agree (even). `products` and `spoken_digits`: folder is where the files lie, image_size the pixels a side (0: what the
     encoder's processor says), text_tokens the most that is read of a text (0: all that its tokenizer takes). `products` alone: text is the
     column `title` or `description`, division another way to divide the samples (0: the file's own). `spoken_digits` alone: audio_seconds
-    is how much of a recording a feature extractor hears (0: what it says itself). `random_shapes`: of text_tokens text_read are real."""
+    is how much of a recording a feature extractor hears (0: what it says itself). `hateful_memes`, `meld`, `epic_kitchens`: incomplete does
+    without files that are missing; frames is how many are seen of a video (0: what the encoder takes); validation and test name the files
+    of `hateful_memes`; annotations is where the tables of `epic_kitchens` lie, frames_from is `videos` or `rgb_frames`, validation is the
+    share of its training videos that validate. `random_shapes`: of text_tokens text_read are real."""
 
 
 class Modality(Section):

@@ -9,8 +9,9 @@ from m2fedsa.data.sources import COMMON, PASSED, SOURCES
 from m2fedsa.errors import ConfigError
 from m2fedsa.models.encoders import load
 
-GIVEN_BY_THE_USER = ("products", "spoken_digits")
-EMBEDDED = tuple(name for name in recipes.RECIPES if name not in GIVEN_BY_THE_USER)
+GIVEN_BY_THE_USER = ("products", "spoken_digits", "meld_text")
+PAPER = {"hateful_memes": ("image", "text"), "meld": ("audio", "visual", "text"), "epic_kitchens": ("visual", "audio")}
+EMBEDDED = tuple(name for name in recipes.RECIPES if name not in (*GIVEN_BY_THE_USER, *PAPER))
 
 
 @pytest.mark.parametrize("name", recipes.RECIPES)
@@ -51,15 +52,41 @@ def test_what_the_user_gives(name):
     assert first == f"data.source = '{name}' needs files of yours; give where they lie:"
     assert [line.split()[1] for line in lines] == [f"{key}=..." for key in ("data.options.folder", *names)]
     assert all(len(line.split("...  ")[1].strip()) > 30 for line in lines)
-    some = recipe(folder="/mine", image="/encoders/image")
+    some = recipe(folder="/mine")
     with pytest.raises(ConfigError) as refusal:
         check_paths(some)
     assert "data.options.folder" not in str(refusal.value)
-    assert "modalities.image" not in str(refusal.value)
     assert "--set modalities.text.encoder=..." in str(refusal.value)
+    assert "modalities.text" not in _refused(recipe(text="/encoders/text"))
     everything = some.override([f"{key}=/encoders/x" for key in names])
     check_paths(everything)
     assert everything.data.options["folder"] == "/mine"
+
+
+def _refused(config):
+    with pytest.raises(ConfigError) as refusal:
+        check_paths(config)
+    return str(refusal.value)
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_the_tasks_of_the_paper(name):
+    """Encoders by their names on the hub, 25 clients, IID or Dirichlet or by a column; only the data are the user's to give."""
+    recipe = getattr(recipes, name)
+    made = recipe()
+    assert tuple(made.modalities) == PAPER[name]
+    encoders = {"image": "swin-tiny", "visual": "swin-tiny", "text": "roberta-base", "audio": "ast"}
+    assert all(encoders[modality] in one.encoder for modality, one in made.modalities.items())
+    assert {one.block for modality, one in made.modalities.items() if modality in ("image", "visual")} == {2}
+    assert (made.data.clients, made.federation.rounds, made.data.partition) == (25, 300, "iid")
+    for alpha in (5, 1, 0.5, 0.1):
+        skewed = recipe(partition="dirichlet", alpha=alpha)
+        assert (skewed.data.partition, skewed.data.alpha) == ("dirichlet", alpha)
+    if name != "hateful_memes":
+        assert recipe(partition="column").data.column == {"meld": "speaker", "epic_kitchens": "participant"}[name]
+    asked = ["data.options.folder", *(["data.options.annotations"] if name == "epic_kitchens" else [])]
+    assert [line.split()[1] for line in _refused(made).splitlines()[1:]] == [f"{key}=..." for key in asked]
+    check_paths(made.override([f"{key}=/mine" for key in asked]))
 
 
 def test_what_the_issue_asks_of_them():
@@ -105,7 +132,7 @@ def test_options_stand_in_the_settings_with_the_values_of_the_source(name):
     assert data.options == own
 
 
-@pytest.mark.parametrize("name", ["products", "spoken_digits", "paper_shapes"])
+@pytest.mark.parametrize("name", [*GIVEN_BY_THE_USER, *PAPER, "paper_shapes"])
 def test_every_option_of_the_source_stands_in_the_settings(name):
     data = recipes.named(name).data
     assert set(data.options) == set(inspect.signature(SOURCES[data.source]).parameters) - {*COMMON, *PASSED}

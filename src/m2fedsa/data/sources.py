@@ -6,9 +6,17 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from m2fedsa.config import Data
+from m2fedsa.data import epic_kitchens as epic_kitchens_table
+from m2fedsa.data import hateful_memes as hateful_memes_table
+from m2fedsa.data import meld as meld_table
+from m2fedsa.data import meld_text as meld_text_table
 from m2fedsa.data import products as products_table
 from m2fedsa.data import spoken_digits as spoken_digits_table
 from m2fedsa.data.digits import digits, match
+from m2fedsa.data.epic_kitchens import epic_kitchens
+from m2fedsa.data.hateful_memes import hateful_memes
+from m2fedsa.data.meld import meld
+from m2fedsa.data.meld_text import meld_text
 from m2fedsa.data.products import products
 from m2fedsa.data.random_shapes import random_shapes
 from m2fedsa.data.samples import FederatedData
@@ -22,9 +30,20 @@ SOURCES: Mapping[str, Callable[..., FederatedData]] = {
     "synthetic": synthetic,
     "products": products,
     "spoken_digits": spoken_digits,
+    "hateful_memes": hateful_memes,
+    "meld": meld,
+    "epic_kitchens": epic_kitchens,
+    "meld_text": meld_text,
     "random_shapes": random_shapes,
 }
-PATHS: Mapping[str, Mapping[str, str]] = {"products": products_table.PATHS, "spoken_digits": spoken_digits_table.PATHS}
+PATHS: Mapping[str, Mapping[str, str]] = {
+    "products": products_table.PATHS,
+    "spoken_digits": spoken_digits_table.PATHS,
+    "hateful_memes": hateful_memes_table.PATHS,
+    "meld": meld_table.PATHS,
+    "epic_kitchens": epic_kitchens_table.PATHS,
+    "meld_text": meld_text_table.PATHS,
+}
 """source -> settings that only the user can give -> what to give"""
 COMMON = ("clients", "partition", "alpha", "minimum", "multimodal_fraction", "missing_rate", "labelled_fraction")
 """Settings that a source may take as arguments of these names; one that spreads a table over clients takes all of them as `settings`."""

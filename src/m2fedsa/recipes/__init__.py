@@ -6,7 +6,9 @@ from collections.abc import Callable
 from m2fedsa.config import Config
 from m2fedsa.errors import ConfigError
 from m2fedsa.recipes.digits import digits, few_labels, match
+from m2fedsa.recipes.meld_text import meld_text
 from m2fedsa.recipes.paper_shapes import paper_shapes
+from m2fedsa.recipes.paper_tasks import epic_kitchens, hateful_memes, meld
 from m2fedsa.recipes.products import products
 from m2fedsa.recipes.spoken_digits import spoken_digits
 
@@ -16,10 +18,28 @@ RECIPES: dict[str, Callable[..., Config]] = {
     "few_labels": few_labels,
     "products": products,
     "spoken_digits": spoken_digits,
+    "hateful_memes": hateful_memes,
+    "meld": meld,
+    "epic_kitchens": epic_kitchens,
+    "meld_text": meld_text,
     "paper_shapes": paper_shapes,
 }
 
-__all__ = ["RECIPES", "digits", "few_labels", "match", "named", "paper_shapes", "products", "spoken_digits", "summaries"]
+__all__ = [
+    "RECIPES",
+    "digits",
+    "epic_kitchens",
+    "few_labels",
+    "hateful_memes",
+    "match",
+    "meld",
+    "meld_text",
+    "named",
+    "paper_shapes",
+    "products",
+    "spoken_digits",
+    "summaries",
+]
 
 
 def summaries() -> dict[str, str]:

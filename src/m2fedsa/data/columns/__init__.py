@@ -89,12 +89,15 @@ def _parts(rows: Sequence[int]) -> Iterator[Sequence[int]]:
         yield rows[begin : begin + _PART]
 
 
-def look_at(columns: Iterable[Column], source: str, labelled: Sequence[str], before: Sequence[Fault] = ()) -> tuple[str, ...]:
+def look_at(
+    columns: Iterable[Column], source: str, labelled: Sequence[str], before: Sequence[Fault] = (), *, deep: bool = True
+) -> tuple[str, ...]:
     """Look at all columns; the notes. `DataError` names the first twenty cells that cannot be used.
 
-    source: the file, for the message. labelled: how each row is known to people. before: faults that were found earlier.
+    source: the file, for the message. labelled: how each row is known to people. before: faults that were found earlier. deep: see
+    `Column.look`.
     """
-    looks = [column.look() for column in columns]
+    looks = [column.look(deep=deep) for column in columns]
     faults = sorted([*before, *(fault for look in looks for fault in look.faults)])
     if not faults:
         return tuple(note for look in looks for note in look.notes)
