@@ -6,10 +6,14 @@
     │   ├── DataError           samples: missing, unreadable, labelled outside the classes
     │   ├── CutError            an encoder that cannot be cut, or not there
     │   ├── WeightsError        weights that are missing, broken or of another configuration
+    │   ├── IdentityError       a key or certificate: missing, of another kind, readable by others
     │   └── RunDirectoryError   a directory of another run, a checkpoint that was altered
     └── RunError                a run that could not go on: the command line exits with 1
         ├── DivergedError       a loss, feature or gradient that is not finite
         ├── ProtocolError       a party said something that has no place at this point
+        ├── RefusedError        a party is not let in: no token, an expired one, another's
+        ├── LinkError           the way to another party broke, or it fell silent
+        ├── RoundLostError      the main server was started anew within a round, which has to be repeated
         ├── StorageError        a file could not be written; nothing written earlier is lost
         └── Interrupted         stopped by a person, after a checkpoint
 
@@ -41,6 +45,10 @@ class WeightsError(InputError):
     """Weights are missing, broken or belong to another configuration."""
 
 
+class IdentityError(InputError):
+    """A key, a certificate or who it belongs to cannot be used."""
+
+
 class RunDirectoryError(InputError):
     """A run directory belongs to another run, or its checkpoint was altered."""
 
@@ -55,6 +63,18 @@ class DivergedError(RunError):
 
 class ProtocolError(RunError):
     """A party said something that has no place at this point of the protocol."""
+
+
+class RefusedError(RunError):
+    """A party is not let in."""
+
+
+class LinkError(RunError):
+    """The way to another party broke, or nothing was heard from it for too long."""
+
+
+class RoundLostError(RunError):
+    """The main server no longer knows of the round that is under way. Nothing of it counts; it can be repeated."""
 
 
 class StorageError(RunError):

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from tests import worlds
+from tests.conformance import over_grpc
 from torch import Tensor
 
 from m2fedsa.config import Config
@@ -61,7 +62,14 @@ def in_process(config: Config, data: FederatedData, folder: Path) -> Iterator[De
     yield Deployment(who.fed_server, who.coordination, who.federation, who.coordination)
 
 
-DEPLOYMENTS: Mapping[str, Deploy] = {"in process": in_process}
+@contextmanager
+def grpc(config: Config, data: FederatedData, folder: Path) -> Iterator[Deployment]:
+    """Clients and fed server reach the main server through gRPC and mTLS, each with its own key."""
+    with over_grpc.served(config, data, folder) as (who, links):
+        yield Deployment(who.fed_server, links, over_grpc.federation(who, links), who.coordination)
+
+
+DEPLOYMENTS: Mapping[str, Deploy] = {"in process": in_process, "gRPC": grpc}
 
 
 @pytest.fixture(params=DEPLOYMENTS)
