@@ -12,6 +12,8 @@ from tests import worlds
 from m2fedsa import identity
 from m2fedsa.client import Client
 from m2fedsa.config import Config
+from m2fedsa.coordination.grpc_client import GrpcCoordination
+from m2fedsa.coordination.grpc_server import CoordinationServer, Steward
 from m2fedsa.data.samples import FederatedData
 from m2fedsa.federation.in_process import InProcessFederation
 from m2fedsa.identity import Identity, Token
@@ -77,17 +79,21 @@ class Links:
 
 
 @contextmanager
-def served(config: Config, data: FederatedData, folder: Path) -> Iterator[tuple[worlds.Parties, Links]]:
-    """A main server behind gRPC, and links to it."""
+def served(config: Config, data: FederatedData, folder: Path) -> Iterator[tuple[worlds.Parties, Links, GrpcCoordination]]:
+    """A main server behind gRPC, links to it, and the fed server's coordination."""
     who = worlds.parties(config, data)
     who.keep_in(folder)
     worker = Worker(1)
     server = LinkServer(who.coordination, worker, Gate(RUN, party(FED, FED, HERE).key.public_key()))
+    coordination = CoordinationServer(who.coordination, worker, Steward(RUN, identity.fingerprint(party(FED, FED, HERE).key.public_key())))
     links = Links(f"localhost:{server.start('127.0.0.1:0', party(MAIN, MAIN, HERE))}")
+    address = f"localhost:{coordination.start('127.0.0.1:0', party(MAIN, MAIN, HERE))}"
     try:
-        yield who, links
+        with GrpcCoordination(address, party(FED, FED, HERE), RUN, patience=5.0) as fed:
+            yield who, links, fed
     finally:
         links.close()
+        coordination.stop()
         server.stop()
         worker.close()
 

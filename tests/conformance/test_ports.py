@@ -65,8 +65,8 @@ def in_process(config: Config, data: FederatedData, folder: Path) -> Iterator[De
 @contextmanager
 def grpc(config: Config, data: FederatedData, folder: Path) -> Iterator[Deployment]:
     """Clients and fed server reach the main server through gRPC and mTLS, each with its own key."""
-    with over_grpc.served(config, data, folder) as (who, links):
-        yield Deployment(who.fed_server, links, over_grpc.federation(who, links), who.coordination)
+    with over_grpc.served(config, data, folder) as (who, links, coordination):
+        yield Deployment(who.fed_server, links, over_grpc.federation(who, links), coordination)
 
 
 DEPLOYMENTS: Mapping[str, Deploy] = {"in process": in_process, "gRPC": grpc}

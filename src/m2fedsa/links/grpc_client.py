@@ -14,7 +14,7 @@ from m2fedsa.identity import Identity, pem
 from m2fedsa.links.frames import FRAME, HEADER, Incoming, Outgoing
 from m2fedsa.links.grpc_server import KEEP_ALIVE
 from m2fedsa.links.narrow import Width
-from m2fedsa.links.talk import PATH, TOKEN, Close, Closed, Greeting, Open, Refusal, Waiting
+from m2fedsa.links.talk import DESCRIBE, SERVICE, STREAM, TOKEN, Close, Closed, Description, Greeting, Open, Refusal, Waiting
 from m2fedsa.links.watch import Watch
 from m2fedsa.links.wire import Encoded, decode, encode
 from m2fedsa.messages import ActivationGradients, Activations, EvaluationReply, EvaluationRequest, Features, Gradients
@@ -41,7 +41,7 @@ class GrpcLink:
         self.address, self.patience, self.secure = address, patience, identity is not None
         self.watch = Watch(silence)
         self._channel = channel(address, identity)
-        self._call: Any = self._channel.stream_stream(PATH)
+        self._call: Any = self._channel.stream_stream(f"/{SERVICE}/{STREAM}")
         self._evaluation: tuple[str | None, _Stream] | None = None
         self._streams: set[_Stream] = set()
 
@@ -58,6 +58,14 @@ class GrpcLink:
             if fresh:
                 raise
             return self._evaluating(client).ask(request, EvaluationReply)
+
+    def describe(self) -> Description:
+        """The main server as it is: its version, round, clock, tails. `LinkError` if it cannot be reached."""
+        try:
+            answer = self._channel.unary_unary(f"/{SERVICE}/{DESCRIBE}")(b"", timeout=self.patience)
+        except grpc.RpcError as error:
+            raise Unreachable(_unreachable(self.address, str(error.details()))) from error
+        return decode(answer, Description)
 
     def _evaluating(self, client: str) -> "_Stream":
         if self._evaluation is not None:
@@ -214,8 +222,12 @@ class _Stream:
         if code == grpc.StatusCode.RESOURCE_EXHAUSTED and not self._greeted:
             raise RefusedError(f"{where}: the main server serves as many streams as it may. Try again later.") from error
         if code == grpc.StatusCode.UNAVAILABLE and not self._greeted:
-            raise Unreachable(f"{where}: the main server cannot be reached, or does not take this certificate ({why}).") from error
+            raise Unreachable(_unreachable(where, why)) from error
         raise LinkError(f"{where}: the stream to the main server broke ({code.name.lower()}: {why}).") from error
+
+
+def _unreachable(address: str, why: str) -> str:
+    return f"{address}: the main server cannot be reached, or does not take this certificate ({why[:300]})."
 
 
 def channel(address: str, identity: Identity | None) -> grpc.Channel:

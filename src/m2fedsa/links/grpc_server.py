@@ -22,9 +22,9 @@ from m2fedsa.identity import Identity, Token, fingerprint, pem
 from m2fedsa.links.frames import FRAME, HEADER, MESSAGE, Incoming, Outgoing
 from m2fedsa.links.narrow import Width
 from m2fedsa.links.port import Link, Session
-from m2fedsa.links.talk import SERVICE, STREAM, TOKEN, Close, Closed, Greeting, Open, Refusal, Waiting
+from m2fedsa.links.talk import DESCRIBE, SERVICE, STREAM, TOKEN, Close, Closed, Description, Greeting, Open, Refusal, Waiting
 from m2fedsa.links.watch import Guard, Watch
-from m2fedsa.links.wire import decode, encode
+from m2fedsa.links.wire import decode, encode, to_bytes
 from m2fedsa.links.worker import Worker
 from m2fedsa.messages import Activations, EvaluationRequest, Gradients
 
@@ -122,6 +122,8 @@ class LinkServer:
         self.host, self.worker, self.gate = host, worker, gate
         self.limits, self.meter = limits or Limits(), meter or NoMeter()
         self.secure = False
+        self.describe: Callable[[], Description] | None = None
+        """answers clients that want to know the server before they open a stream"""
         self.watch = Watch(self.limits.silence)
         self.admitting = True
         """whether new streams are taken"""
@@ -139,7 +141,7 @@ class LinkServer:
         self.secure = identity is not None
         largest = 2 * (self.limits.frame + HEADER)
         self._server = serve(
-            grpc.method_handlers_generic_handler(SERVICE, {STREAM: grpc.stream_stream_rpc_method_handler(self._stream)}),
+            grpc.method_handlers_generic_handler(SERVICE, self._handlers()),
             self.limits.sessions,
             [("grpc.max_receive_message_length", largest), ("grpc.max_send_message_length", largest)],
         )
@@ -153,6 +155,13 @@ class LinkServer:
         if self._server is not None:
             self._server.stop(grace).wait()
         self.watch.close()
+
+    def _handlers(self) -> dict[str, grpc.RpcMethodHandler]:
+        found = {STREAM: grpc.stream_stream_rpc_method_handler(self._stream)}
+        if self.describe is not None:
+            describe = self.describe
+            found[DESCRIBE] = grpc.unary_unary_rpc_method_handler(lambda _request, _context: to_bytes(describe()))
+        return found
 
     def _stream(self, frames: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
         return Stream(self, frames, context).answers()

@@ -14,6 +14,7 @@ A stream that opens without a round evaluates: EvaluationRequest, answered by Ev
 ends; after another it goes on.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -21,8 +22,7 @@ from m2fedsa import errors
 from m2fedsa.errors import M2FedSAError, RunError
 from m2fedsa.links.narrow import Width
 
-SERVICE, STREAM = "m2fedsa.Link", "Stream"
-PATH = f"/{SERVICE}/{STREAM}"
+SERVICE, STREAM, DESCRIBE = "m2fedsa.Link", "Stream", "Describe"
 TOKEN = "m2fedsa-token"
 """The metadata in which a token travels."""
 
@@ -91,3 +91,24 @@ class Close:
 @dataclass(frozen=True)
 class Closed:
     """Last answer: the session has ended as it was asked to."""
+
+
+@dataclass(frozen=True)
+class Description:
+    """The main server as it is: for checks, and for whoever wants to predict with what is in force."""
+
+    version: str
+    process: str
+    """drawn when the main server starts"""
+    run: str
+    round: int
+    """in force"""
+    begun: int | None
+    """the round that is open"""
+    prepared: int | None
+    """the round that has ended and waits for its commit"""
+    draining: bool
+    now: float
+    """its clock, seconds since 1970"""
+    slices: Mapping[str, str]
+    """modality -> digest of the encoder that its tail was cut from"""

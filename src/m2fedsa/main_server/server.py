@@ -228,6 +228,12 @@ class MainServer:
         if self._serving is not None and self._serving[1] != self._in_force.round:
             self._serving = None
 
+    @property
+    def rounds(self) -> tuple[int, int | None, int | None]:
+        """The round in force, the one that is open, the one that is prepared."""
+        prepared = None if self._prepared is None else self._prepared.round
+        return self._in_force.round, None if self._plan is None else self._plan.number, prepared
+
     def fingerprints(self) -> Mapping[str, list[object]]:
         """See `coordination.port.Coordination.fingerprints`."""
         return fingerprints(self._in_force.tensors)
