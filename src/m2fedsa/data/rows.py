@@ -1,0 +1,115 @@
+"""The rows of a manifest: a CSV, TSV, JSONL or Parquet file, or a Hugging Face data set.
+
+Whatever the file is, its rows come to lie in an Arrow file on the disk that is mapped into memory: a hundred thousand rows cost no more
+memory than a hundred, and any row is at hand. The file is a temporary one and is gone with the process.
+"""
+
+import difflib
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from m2fedsa.data.columns import Fault
+from m2fedsa.errors import DataError
+
+if TYPE_CHECKING:
+    import pyarrow
+
+TOGETHER = 8192
+"""Rows that are read and written at a time."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Named columns of a manifest."""
+
+    source: str
+    """for messages"""
+    root: Path
+    """where paths in cells begin"""
+    table: "pyarrow.Table"
+    faults: tuple[Fault, ...] = ()
+    """what is wrong with the file itself, by row"""
+    classes: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """columns that hold numbers of names: these names"""
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the columns."""
+        return tuple(self.table.column_names)
+
+    def cell(self, name: str, row: int) -> Any:
+        """What stands there: text (all that a CSV has), a number, bytes, a mapping (of data sets with pictures), a list; None for nothing."""
+        value = self.table.column(name)[row].as_py()
+        if name in self.classes and isinstance(value, int):
+            return self.classes[name][value] if 0 <= value < len(self.classes[name]) else None
+        return None if isinstance(value, str) and not value.strip() else value
+
+    def column(self, name: str) -> Iterator[Any]:
+        """All cells of a column, as `cell` gives them."""
+        names = self.classes.get(name)
+        for chunk in self.table.column(name).chunks:
+            for value in chunk.to_pylist():
+                if names is not None and isinstance(value, int):
+                    yield names[value] if 0 <= value < len(names) else None
+                else:
+                    yield None if isinstance(value, str) and not value.strip() else value
+
+    def require(self, name: str, setting: str) -> str:
+        """`name`, if there is such a column. `DataError` names the nearest."""
+        if name in self.names:
+            return name
+        near = difflib.get_close_matches(name, self.names, n=1)
+        advice = f"Did you mean {near[0]!r}?" if near else f"There are {', '.join(self.names)}."
+        raise DataError(f"{self.source}: {setting} = {name!r}, but there is no such column. {advice}")
+
+
+def read_rows(manifest: str, folder: str | None = None) -> Rows:
+    """The rows of a manifest.
+
+    manifest: a file, a folder, or the name of a data set on the hub. folder: where paths in cells begin, if not where the manifest lies.
+    Errors: DataError for what is missing, of no known kind, without rows, or not UTF-8 where it should be text.
+    """
+    from m2fedsa.data import row_files
+
+    path = Path(manifest).expanduser()
+    readers = {".csv": row_files.read_csv, ".tsv": row_files.read_csv, ".jsonl": row_files.read_jsonl, ".ndjson": row_files.read_jsonl}
+    readers[".parquet"] = row_files.read_parquet
+    reader = readers.get(path.suffix.lower())
+    if path.is_file() and reader is None:
+        raise DataError(f"{manifest}: a manifest is a CSV, TSV, JSONL or Parquet file, or a Hugging Face data set; this is a {path.suffix} file.")
+    if reader is None or path.is_dir():
+        found = row_files.read_dataset(manifest, path)
+    elif not path.is_file():
+        raise DataError(f"{manifest}: no such file (in {Path.cwd()}).")
+    else:
+        found = reader(path)
+    if len(found) == 0:
+        raise DataError(f"{manifest}: there is not one row{' beneath the head line' if path.suffix in ('.csv', '.tsv') else ''}.")
+    if folder is None:
+        return found
+    root = Path(folder).expanduser()
+    if not root.is_dir():
+        raise DataError(f"data.folder = {folder!r}, but there is no such folder (in {Path.cwd()}).")
+    return Rows(found.source, root, found.table, found.faults, found.classes)
+
+
+def spooled(schema: "pyarrow.Schema", batches: "Iterator[pyarrow.RecordBatch]") -> "pyarrow.Table":
+    """Batches as one table over a file that is mapped into memory and has no name any more."""
+    import pyarrow
+
+    handle, name = tempfile.mkstemp(prefix="m2fedsa-", suffix=".arrow")
+    os.close(handle)
+    try:
+        with pyarrow.OSFile(name, "wb") as file, pyarrow.ipc.new_file(file, schema) as writer:
+            for batch in batches:
+                writer.write_batch(batch)
+        return pyarrow.ipc.open_file(pyarrow.memory_map(name)).read_all()
+    finally:
+        Path(name).unlink()
