@@ -18,6 +18,7 @@ from m2fedsa.client import Client, Shared
 from m2fedsa.client.kept import Memory, Place
 from m2fedsa.client.shelf import Shelf
 from m2fedsa.config import Compute, Config, Modality, Objects
+from m2fedsa.data.manifest import from_manifest
 from m2fedsa.data.samples import SPLITS, FederatedData
 from m2fedsa.data.sources import load_data
 from m2fedsa.errors import ConfigError, CutError, DataError
@@ -154,14 +155,21 @@ def _data_of(config: Config) -> FederatedData:
         raise ConfigError(
             'data.source = "object", but no data set was passed: call m2fedsa.run(config, data=...), or name an embedded one.'
         )
+    processors = {name: one.processor or processor_place(one.encoder) for name, one in config.modalities.items()}
+    if config.data.manifest is not None:
+        return from_manifest(config.data, config.modalities, config.seed, processors, looks_of(config))
     check_paths(config)
     check_options(config.data)
     check_processors(config)
-    processors = {name: one.processor or processor_place(one.encoder) for name, one in config.modalities.items()}
     try:
         return load_data(config.data, config.seed, processors)
     except ConfigError as error:
         raise ConfigError(option_named(str(error), config.data)) from error
+
+
+def looks_of(config: Config) -> Path:
+    """Where looks at people's files are remembered."""
+    return Path(config.kept.folder).expanduser() / "looks"
 
 
 def _example(data: FederatedData, modality: str) -> dict[str, Tensor]:

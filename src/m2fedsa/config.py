@@ -28,6 +28,8 @@ _FROM_TOML = BeforeValidator(lambda value: tuple(value) if isinstance(value, lis
 
 MODALITY_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 RUN_NAME = re.compile(r"[^\s./\\\x00-\x1f][^/\\\x00-\x1f]*")
+MANIFEST = "manifest"
+"""The source of samples that a manifest lists."""
 RESERVED_NAMES = ("fusion", "fused")
 """First parts of tensor names that belong to no modality."""
 
@@ -38,12 +40,29 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
 
+class Columns(Section):
+    """Columns of a manifest that are no modality. Unset: those that are called `label`, `client`, `split` and `id`, if there are such."""
+
+    label: Annotated[str | tuple[str, ...] | None, _FROM_TOML, Field(examples=["label"])] = None
+    """What is to be told of a sample; an empty cell is a sample without a label. Of several classes: one column with names between `;`, or
+    a list of columns with 0 and 1. Of several numbers: a list of columns."""
+    client: Annotated[str | None, Field(examples=["client"])] = None
+    """Whose the sample is. Without such a column clients are made as `partition` says."""
+    split: Annotated[str | None, Field(examples=["split"])] = None
+    """`train`, `validation` or `test`. Without such a column they are drawn, in the shares of `held_out`."""
+    id: Annotated[str | None, Field(examples=["id"])] = None
+    """How the sample is called in messages; no two may be called the same."""
+
+
 class Data(Section):
     """Which samples there are and who holds them."""
 
+    manifest: Annotated[str | None, Field(examples=["train.csv"])] = None
+    """Samples of your own: a CSV, TSV, JSONL or Parquet file, or a Hugging Face data set by folder or name; a row is a sample, and
+    modalities.*.kind says how its columns are read. Relative to the working directory."""
     source: str = "digits"
-    """A data set by name (`digits`, `match`, `synthetic`, `products`, `spoken_digits`, `hateful_memes`, `meld`, `epic_kitchens`,
-    `meld_text`, `random_shapes`), or `object` for one that is passed to `run`."""
+    """Without a manifest, a data set by name (`digits`, `match`, `synthetic`, `products`, `spoken_digits`, `hateful_memes`, `meld`,
+    `epic_kitchens`, `meld_text`, `random_shapes`), or `object` for one that is passed to `run`."""
     clients: Count = 25
     """Clients that train; those that only evaluate come with the data."""
     task: Literal["single_label", "multi_label", "regression"] = "single_label"
@@ -65,7 +84,8 @@ class Data(Section):
     """Who validates and tests. `global`: clients that do nothing else, on samples that the data set has set apart. `clients`: each on its
     own, see `held_out`; what the data set has set apart is then left alone."""
     held_out: Annotated[tuple[Probability, Probability], _FROM_TOML] = (0.1, 0.2)
-    """Under `evaluation = "clients"`, the shares of a client's samples that are for validation and for test."""
+    """The shares of the samples that are for validation and for test: of a client's own under `evaluation = "clients"`, and of a manifest
+    that does not tell."""
     multimodal_fraction: Fraction = 0.5
     """Fraction of the clients that hold all modalities; the others hold one or two."""
     holdings: dict[str, Fraction] = Field(default_factory=dict)
@@ -82,6 +102,17 @@ class Data(Section):
     training clients, each of which judges what it holds itself."""
     absent: Literal["left_out", "zeros"] = "left_out"
     """What becomes of a modality that a training sample lacks; `zeros`: its inputs are zero, and every client holds every modality."""
+    columns: Columns = Columns()
+    folder: Annotated[str | None, Field(examples=["photos"])] = None
+    """Where the paths in a manifest begin; unset: where the manifest lies."""
+    classes: Annotated[tuple[str, ...], _FROM_TOML] = ()
+    """The classes of a manifest, in their order; empty: those of its training rows, sorted."""
+    on_error: Literal["stop", "skip"] = "stop"
+    """What becomes of rows of a manifest that cannot be used. `stop`: nothing is trained, the first twenty are told. `skip`: they are left
+    out and counted."""
+    look: Literal["auto", "all", "heads"] = "auto"
+    """How files are looked at before the first round. `all`: each is decoded. `heads`: only their heads are read. `auto`: all where that
+    takes seconds, up to 20,000 pictures and recordings or 2,000 videos, or where they were looked at before."""
     options: dict[str, Annotated[float, Field(allow_inf_nan=True)] | int | bool | str] = Field(default_factory=dict)
     """What only this source knows; a wrong key is answered with those that there are. `digits` and `match`: image_noise is a standard
     deviation on pixels in 0 … 1, audio_snr_db the signal-to-noise ratio of white noise (inf: none). `digits` alone: text_mask is the
@@ -94,6 +125,24 @@ class Data(Section):
     of `hateful_memes`; annotations is where the tables of `epic_kitchens` lie, frames_from is `videos` or `rgb_frames`, validation is the
     share of its training videos that validate. `random_shapes`: of text_tokens text_read are real."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _named_by_manifest(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and values.get("manifest") is not None:
+            return {"source": MANIFEST, **values}
+        return values
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.manifest is not None) != (self.source == MANIFEST):
+            raise ValueError(
+                f"data.source = {self.source!r} and data.manifest = {shown(self.manifest)}: name a manifest and leave the source out, "
+                "or the other way round"
+            )
+        if self.manifest is not None and self.options:
+            raise ValueError(f"data.options.{next(iter(self.options))}: a manifest has no options; see modalities.*.options")
+        return self
+
 
 class Modality(Section):
     """One modality: its encoder and where it is cut."""
@@ -101,6 +150,15 @@ class Modality(Section):
     encoder: str
     """`embedded:NAME`, `random:NAME`, a folder (one that `m2fedsa cut` wrote too), a hub name, or `object` for a model that is passed
     to `run`."""
+    kind: Annotated[Literal["image", "audio", "video", "text", "tabular", "series"] | None, Field(examples=["image"])] = None
+    """What a manifest has of it. `image`, `audio`, `video`: a path, or a file's content. `text`. `tabular`: the columns that its encoder
+    was made for. `series`: a path to an array, or a list."""
+    column: Annotated[str | None, Field(examples=["photo"])] = None
+    """The manifest's column; unset: the one that is called like the modality."""
+    options: dict[str, float | int | str] = Field(default_factory=dict)
+    """How a manifest's cells are read, 0 for what the encoder's processor says. `image`: size, pixels a side. `audio`: seconds that are
+    heard. `video`: frames, spread evenly, and size. `text`: tokens that are read. `audio` and `video`: begin and end, columns with seconds,
+    where a file holds more than the sample."""
     processor: Annotated[str | None, Field(examples=["path/to/processor"])] = None
     """Folder or hub name of its tokenizer, image processor or feature extractor; unset: where the encoder lies."""
     revision: Annotated[str | None, Field(examples=["main"])] = None
@@ -284,6 +342,8 @@ class Compute(Section):
     """Of the frozen encoders and of what crosses the cut; what trains is in float32 always."""
     attention: Literal["auto", "sdpa", "eager"] = "auto"
     """The encoders' kind of attention; `auto`: the one that is fastest on the device in this precision."""
+    workers: Annotated[int, Field(ge=0)] = 2
+    """Threads that decode files ahead of the heads; 0: none."""
     shorten: bool = True
     """Cut a batch of texts to the length of its longest, where the encoder takes no notice of padding."""
     checkpoint_tails: bool = False
@@ -351,7 +411,7 @@ class Config(Section):
         if self.fusion.width % self.fusion.heads:
             raise ValueError(f"fusion.heads = {self.fusion.heads} does not divide fusion.width = {self.fusion.width}")
         clients = self.federation.clients_per_round
-        if clients is not None and clients > self.data.clients:
+        if clients is not None and clients > self.data.clients and self.data.manifest is None:
             raise ValueError(f"federation.clients_per_round = {clients}, but data.clients = {self.data.clients}")
         if self.federation.server_adam is not None and self.federation.server_momentum:
             raise ValueError("federation.server_adam has a momentum of its own: set server_momentum = 0, or leave server_adam out")

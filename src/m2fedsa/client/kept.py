@@ -13,6 +13,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from m2fedsa.data.ahead import made_ahead
+from m2fedsa.data.columns import ColumnSamples
 from m2fedsa.data.samples import Samples, Split
 from m2fedsa.messages import InputSpec
 from m2fedsa.models.cut import Head
@@ -60,11 +62,13 @@ class Source:
     head: Head
     rows: Tensor
     """(N_m,) int64: the samples that have it"""
+    workers: int = 0
+    """threads that decode files ahead"""
 
     def inputs(self) -> Iterator[dict[str, Tensor]]:
-        """Encoder inputs in chunks."""
-        for chunk in torch.split(self.rows, CHUNK):
-            yield self.samples.inputs(self.modality, chunk)
+        """Encoder inputs in chunks. Only samples that are known to stand it are asked from several threads."""
+        workers = self.workers if isinstance(self.samples, ColumnSamples) else 0
+        return made_ahead(lambda chunk: self.samples.inputs(self.modality, chunk), torch.split(self.rows, CHUNK), workers)
 
     def outputs(self) -> Iterator[Outputs]:
         """Head outputs in chunks."""
@@ -113,11 +117,11 @@ class Memory:
 class KeptOutputs:
     """A client's head outputs, made when first asked for."""
 
-    __slots__ = ("_client", "_kept", "_place", "computed")
+    __slots__ = ("_client", "_kept", "_place", "_workers", "computed")
 
-    def __init__(self, client: str = "", place: Place | None = None) -> None:
-        """Nothing is computed yet. `place`: shared by the clients of a process; memory where None."""
-        self._client, self._place = client, place
+    def __init__(self, client: str = "", place: Place | None = None, workers: int = 0) -> None:
+        """Nothing is computed yet. `place`: shared by the clients of a process; memory where None. `workers`: threads that decode ahead."""
+        self._client, self._place, self._workers = client, place, workers
         self._kept: dict[tuple[Split, str], Kept] = {}
         self.computed = 0
         """samples x modalities that were asked for so far"""
@@ -130,7 +134,7 @@ class KeptOutputs:
             rows = present.nonzero().squeeze(1)
             place = torch.full((len(present),), -1, dtype=torch.int64)
             place[rows] = torch.arange(len(rows))
-            source = Source(f"{self._client}, {split}, {modality}", samples, modality, head, rows)
+            source = Source(f"{self._client}, {split}, {modality}", samples, modality, head, rows, self._workers)
             self._kept[key] = Kept(place, (self._place or Memory()).keep(source))
             self.computed += len(rows)
         return self._kept[key]

@@ -73,7 +73,7 @@ class Client:
     _warm: WarmAnswers = field(init=False)
 
     def __post_init__(self) -> None:
-        self.kept = KeptOutputs(f"client {self.name}", self.shared.place)
+        self.kept = KeptOutputs(f"client {self.name}", self.shared.place, self.shared.blueprint.config.compute.workers)
         self._warm = WarmAnswers(self.name, self.data, self.shared.blueprint)
 
     @property

@@ -38,7 +38,8 @@ class Table:
     columns: Mapping[str, Column]
     labels: Tensor
     """(R,) or (R, K), as `Samples.labels`"""
-    splits: Sequence[Split]
+    splits: Sequence[Split | None]
+    """None: the row is left out"""
     evaluators: Sequence[str]
     """of each row, the client that evaluates it if it is of validation or test"""
     notes: tuple[str, ...] = ()
@@ -84,7 +85,7 @@ def spread(table: Table, settings: Data, seed: int) -> FederatedData:
         else table.notes
     )
     if settings.evaluation == "global":
-        for name in sorted({name for name, split in zip(table.evaluators, table.splits, strict=True) if split != "train"}):
+        for name in sorted({name for name, split in zip(table.evaluators, table.splits, strict=True) if split not in ("train", None)}):
             everyone[name] = evaluator(known, {split: table.rows(split, name) for split in ("validation", "test")})
     return FederatedData(table.classes, table.modalities, everyone, notes, table.kind)
 

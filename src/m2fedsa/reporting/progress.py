@@ -136,9 +136,10 @@ class Lines:
         config = self.config
         blocks = {modality.block for modality in config.modalities.values()}
         cut = f"cut after block {blocks.pop()}" if len(blocks) == 1 else "cut in two"
-        clients = plural(config.data.clients, "client")
-        sampled = config.federation.clients_per_round
-        if sampled is not None and sampled < config.data.clients:
+        manifest, sampled = config.data.manifest, config.federation.clients_per_round
+        # Who the clients of a manifest are is known when it has been read.
+        clients = plural(config.data.clients, "client") if manifest is None else Path(manifest).name
+        if sampled is not None and (manifest is not None or sampled < config.data.clients):
             clients += f", {sampled} a round"
         encoders = f"{plural(len(config.modalities), 'frozen encoder')} {cut}"
         return [

@@ -180,7 +180,7 @@ def test_texts():
 def test_records():
     columns = columns_of([{"name": "age", "mean": 50.0, "deviation": 25.0}, {"name": "city", "categories": ["Bonn"]}])
     records = {1: ("75", "Bonn"), 2: ("nan", "Rom"), 4: ("x", None), 5: (None, "Bonn"), 6: ("1e999", "Bonn")}
-    column = TabularColumn(tuple(records), records.__getitem__, TabularProcessor(columns))
+    column = TabularColumn(tuple(records), lambda rows: [records[row] for row in rows], TabularProcessor(columns))
     faults, notes, lengths = column.look()
     assert faults == (
         Fault(2, "age", "'nan' is not a finite number; leave the cell empty if nothing was measured"),

@@ -77,6 +77,17 @@ def looked(name: str, rows: Sequence[int], look: Callable[[int], Found]) -> tupl
     return faults, sound
 
 
+def each(name: str, rows: Tensor, read: Callable[[int], Found]) -> list[Found]:
+    """`read` of each row (int64). `DataError` says which row of which column cannot be read."""
+    found = []
+    for row in rows.tolist():
+        try:
+            found.append(read(row))
+        except DataError as error:
+            raise DataError(f"row {row + 1}, {name}: {error}") from error
+    return found
+
+
 def _tried(look: Callable[[int], Found], row: int) -> Found | DataError:
     try:
         return look(row)

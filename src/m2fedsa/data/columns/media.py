@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
-from m2fedsa.data.columns import Look, looked
+from m2fedsa.data.columns import Look, each, looked
 from m2fedsa.data.processors import Inputs
 from m2fedsa.data.processors.audio import AudioProcessor
 from m2fedsa.data.processors.image import ImageProcessor
@@ -36,7 +36,7 @@ class ImageColumn:
 
     def inputs(self, rows: Tensor) -> Inputs:
         """See `Column.inputs`."""
-        return self.process([self.read(row) for row in rows.tolist()])
+        return self.process(each(self.name, rows, self.read))
 
     def look(self, *, deep: bool = True) -> Look:
         """Every picture is decoded once, and none is kept."""
@@ -67,7 +67,7 @@ class AudioColumn:
 
     def inputs(self, rows: Tensor) -> Inputs:
         """See `Column.inputs`."""
-        return self.process([self._heard(row) for row in rows.tolist()])
+        return self.process(each(self.name, rows, self._heard))
 
     def _heard(self, row: int) -> np.ndarray:
         wave, rate, _ = self.read(row, self.seconds)
@@ -114,7 +114,7 @@ class VideoColumn:
 
     def inputs(self, rows: Tensor) -> Inputs:
         """See `Column.inputs`."""
-        return self.process([self.read(row, self.process.frames).frames for row in rows.tolist()])
+        return self.process(each(self.name, rows, lambda row: self.read(row, self.process.frames).frames))
 
     def look(self, *, deep: bool = True) -> Look:
         """The frames of every video are decoded once, and none is kept."""

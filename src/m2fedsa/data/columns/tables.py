@@ -1,12 +1,12 @@
 """Texts, records and series."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from torch import Tensor
 
-from m2fedsa.data.columns import Fault, Look, looked
+from m2fedsa.data.columns import Fault, Look, each, looked
 from m2fedsa.data.processors import Inputs
 from m2fedsa.data.processors.series import SeriesProcessor
 from m2fedsa.data.processors.tabular import CategoryColumn, Cell, TabularProcessor, category, is_empty, number
@@ -14,7 +14,7 @@ from m2fedsa.data.processors.text import Words
 from m2fedsa.errors import DataError
 
 _TOGETHER = 1024
-"""Texts that are measured at once."""
+"""Texts that are measured, and records that are read, at once."""
 
 
 class TextColumn:
@@ -59,22 +59,22 @@ class TabularColumn:
 
     rows: Sequence[int]
     """that have one filled cell at least"""
-    record: Callable[[int], Sequence[Cell]]
-    """row -> cells in the order of the processor's columns"""
+    records: Callable[[Sequence[int]], Sequence[Sequence[Cell]]]
+    """rows -> of each the cells in the order of the processor's columns"""
     process: TabularProcessor
     unit = "filled cells"
 
     def inputs(self, rows: Tensor) -> Inputs:
         """See `Column.inputs`."""
-        return self.process([self.record(row) for row in rows.tolist()])
+        return self.process(self.records(rows.tolist()))
 
     def look(self, *, deep: bool = True) -> Look:  # noqa: ARG002  (a record has no head)
         """Cells that should be numbers and are none; and how many categories the encoder was made without."""
         faults: list[Fault] = []
         lengths, others = [], dict.fromkeys(self.process.names, 0)
-        for row in self.rows:
+        for row, record in self._all():
             filled = 0
-            for column, cell in zip(self.process.columns, self.record(row), strict=True):
+            for column, cell in zip(self.process.columns, record, strict=True):
                 if is_empty(cell):
                     continue
                 filled += 1
@@ -88,6 +88,11 @@ class TabularColumn:
             lengths.append(filled)
         notes = [f"{name}: {count:,} rows have a category that the encoder was made without" for name, count in others.items() if count]
         return Look(tuple(faults), tuple(notes), lengths)
+
+    def _all(self) -> Iterator[tuple[int, Sequence[Cell]]]:
+        for begin in range(0, len(self.rows), _TOGETHER):
+            part = self.rows[begin : begin + _TOGETHER]
+            yield from zip(part, self.records(part), strict=True)
 
 
 @dataclass(frozen=True)
@@ -103,7 +108,7 @@ class SeriesColumn:
 
     def inputs(self, rows: Tensor) -> Inputs:
         """See `Column.inputs`."""
-        return self.process([self.read(row) for row in rows.tolist()])
+        return self.process(each(self.name, rows, self.read))
 
     def look(self, *, deep: bool = True) -> Look:  # noqa: ARG002  (arrays are read in no time)
         """Series of another number of channels than the encoder takes; and how many lose their end."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from m2fedsa.data.columns import Fault
-from m2fedsa.data.rows import TOGETHER, Rows, spooled
+from m2fedsa.data.manifest.rows import TOGETHER, Rows, spooled
 from m2fedsa.errors import DataError
 
 WHOLE = "(the row)"
@@ -57,7 +57,9 @@ def _sound(cell: str, row: int, name: str, faults: list[Fault]) -> str:
         return cell
     wrong = next(letter for letter in cell if "\udc80" <= letter <= "\udcff")
     shown = cell.encode("utf-8", "surrogateescape").decode("latin-1")
-    faults.append(Fault(row, name, f"the byte 0x{ord(wrong) - 0xDC00:02x} is not UTF-8 (in Latin-1 it reads {shown!r}); save the file as UTF-8"))
+    faults.append(
+        Fault(row, name, f"the byte 0x{ord(wrong) - 0xDC00:02x} is not UTF-8 (in Latin-1 it reads {shown!r}); save the file as UTF-8")
+    )
     return shown
 
 
@@ -82,7 +84,9 @@ def _objects(path: Path, faults: list[Fault]) -> Iterator[dict[str, Any]]:
                 if not isinstance(found, dict):
                     raise ValueError(f"{type(found).__name__} instead of an object")
             except UnicodeDecodeError as error:
-                faults.append(Fault(row, WHOLE, f"is not UTF-8 (byte 0x{line[error.start]:02x} at {error.start + 1}); save the file as UTF-8"))
+                faults.append(
+                    Fault(row, WHOLE, f"is not UTF-8 (byte 0x{line[error.start]:02x} at {error.start + 1}); save the file as UTF-8")
+                )
                 found = {}
             except ValueError as error:
                 faults.append(Fault(row, WHOLE, f"is not a JSON object ({error})"))
@@ -118,7 +122,7 @@ def read_dataset(name: str, path: Path) -> Rows:
         loaded = datasets.load_from_disk(str(path)) if saved else datasets.load_dataset(str(path) if path.is_dir() else name)
     except Exception as error:  # whatever a builder, the hub or the disk lets out
         reason = str(error).strip().partition("\n")[0].rstrip(".")
-        kind = "no data set can be read from this folder" if path.is_dir() else "no such file, and no such data set could be loaded from the hub"
+        kind = "no data set can be read from this folder" if path.is_dir() else "no such file, and no such data set on the hub"
         raise DataError(f"{name}: {kind} ({type(error).__name__}: {reason}).") from error
     splits = loaded if isinstance(loaded, dict) else {"": loaded}
     tables = []

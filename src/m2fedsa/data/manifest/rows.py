@@ -7,7 +7,7 @@ memory than a hundred, and any row is at hand. The file is a temporary one and i
 import difflib
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,21 +45,27 @@ class Rows:
         return tuple(self.table.column_names)
 
     def cell(self, name: str, row: int) -> Any:
-        """What stands there: text (all that a CSV has), a number, bytes, a mapping (of data sets with pictures), a list; None for nothing."""
-        value = self.table.column(name)[row].as_py()
-        if name in self.classes and isinstance(value, int):
-            return self.classes[name][value] if 0 <= value < len(self.classes[name]) else None
-        return None if isinstance(value, str) and not value.strip() else value
+        """What stands there: text (all that a CSV has), a number, bytes, a mapping (data sets with pictures), a list; None for nothing."""
+        return next(self._told(name, [self.table.column(name)[row].as_py()]))
 
     def column(self, name: str) -> Iterator[Any]:
         """All cells of a column, as `cell` gives them."""
-        names = self.classes.get(name)
         for chunk in self.table.column(name).chunks:
-            for value in chunk.to_pylist():
-                if names is not None and isinstance(value, int):
-                    yield names[value] if 0 <= value < len(names) else None
-                else:
-                    yield None if isinstance(value, str) and not value.strip() else value
+            yield from self._told(name, chunk.to_pylist())
+
+    def records(self, names: Sequence[str], rows: Sequence[int]) -> list[tuple[Any, ...]]:
+        """The cells of these rows in these columns."""
+        few = self.table.select(list(names)).take(list(rows))
+        columns = (self._told(name, few.column(name).to_pylist()) for name in names)
+        return list(zip(*columns, strict=True))
+
+    def _told(self, name: str, values: Iterable[Any]) -> Iterator[Any]:
+        names = self.classes.get(name)
+        for value in values:
+            if names is not None and isinstance(value, int):
+                yield names[value] if 0 <= value < len(names) else None
+            else:
+                yield None if isinstance(value, str) and not value.strip() else value
 
     def require(self, name: str, setting: str) -> str:
         """`name`, if there is such a column. `DataError` names the nearest."""
@@ -76,16 +82,18 @@ def read_rows(manifest: str, folder: str | None = None) -> Rows:
     manifest: a file, a folder, or the name of a data set on the hub. folder: where paths in cells begin, if not where the manifest lies.
     Errors: DataError for what is missing, of no known kind, without rows, or not UTF-8 where it should be text.
     """
-    from m2fedsa.data import row_files
+    from m2fedsa.data.manifest import files
 
     path = Path(manifest).expanduser()
-    readers = {".csv": row_files.read_csv, ".tsv": row_files.read_csv, ".jsonl": row_files.read_jsonl, ".ndjson": row_files.read_jsonl}
-    readers[".parquet"] = row_files.read_parquet
+    readers = {".csv": files.read_csv, ".tsv": files.read_csv, ".jsonl": files.read_jsonl, ".ndjson": files.read_jsonl}
+    readers[".parquet"] = files.read_parquet
     reader = readers.get(path.suffix.lower())
     if path.is_file() and reader is None:
-        raise DataError(f"{manifest}: a manifest is a CSV, TSV, JSONL or Parquet file, or a Hugging Face data set; this is a {path.suffix} file.")
+        raise DataError(
+            f"{manifest}: a manifest is a .csv, .tsv, .jsonl or .parquet file, or a Hugging Face data set, not {path.suffix!r}."
+        )
     if reader is None or path.is_dir():
-        found = row_files.read_dataset(manifest, path)
+        found = files.read_dataset(manifest, path)
     elif not path.is_file():
         raise DataError(f"{manifest}: no such file (in {Path.cwd()}).")
     else:
