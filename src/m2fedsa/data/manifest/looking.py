@@ -9,10 +9,10 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from m2fedsa import __version__
 from m2fedsa.config import Data
 from m2fedsa.data.columns import Column, Fault, Look
 from m2fedsa.data.columns.media import AudioColumn, ImageColumn, VideoColumn
@@ -52,7 +52,7 @@ def _look(settings: Data, rows: Rows, column: Column, folder: Path) -> Look:
 
 def _digest(rows: Rows, column: ImageColumn | AudioColumn | VideoColumn) -> str:
     """Of how the column is read, and of the size and time of each file."""
-    sha = hashlib.sha256(json.dumps([__version__, type(column).__name__, column.name, _asked(column), str(rows.root)]).encode())
+    sha = hashlib.sha256(json.dumps([version("m2fedsa"), type(column).__name__, column.name, _asked(column), str(rows.root)]).encode())
     for row in column.rows:
         sha.update(f"{row}\0".encode())
         for part in _file(rows, column.name, row):
