@@ -137,3 +137,5 @@ def _check_average(name: str, value: object, previous: Tensor) -> None:
     if not isinstance(value, Tensor) or value.shape != previous.shape or value.dtype != previous.dtype:
         found = f"{tuple(value.shape)} {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
         raise RunError(f"the averaging rule gave {found} for {name}, but {tuple(previous.shape)} {previous.dtype} is needed.")
+    if not bool(value.isfinite().all()):
+        raise RunError(f"the averaging rule gave values for {name} that are not finite.")

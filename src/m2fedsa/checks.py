@@ -2,9 +2,10 @@
 
 import inspect
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
+import torch
 from torch import Tensor
 
 from m2fedsa.blueprint import FUSED, FUSION, Blueprint, Parts, client_parts, server_parts
@@ -124,12 +125,25 @@ def _check_client(name: str, client: ClientData, data: FederatedData) -> None:
     foreign = [modality for modality in client.modalities if modality not in data.modalities]
     if foreign:
         raise DataError(f"client {name} holds {foreign[0]}, which is not a modality of the data ({', '.join(data.modalities)}).")
+    right = tuple(modality for modality in data.modalities if modality in client.modalities)
+    if tuple(client.modalities) != right:
+        raise DataError(f"client {name} holds {', '.join(client.modalities)}; name each once, in the order of the data: {', '.join(right)}.")
     splits = {split: client.split(split) for split in SPLITS}
     if not any(samples is not None and len(samples.labels) for samples in splits.values()):
         raise DataError(f"client {name} has no samples. Leave the client out.")
     for split, samples in splits.items():
         if samples is not None:
+            _check_form(f"client {name}, {split}", samples, client.modalities)
             _check_samples(f"client {name}, {split}", samples, len(data.classes), data.kind)
+
+
+def _check_form(place: str, samples: Samples, modalities: Sequence[str]) -> None:
+    """`DataError` unless the samples speak of their client's modalities."""
+    if tuple(samples.modalities) != tuple(modalities):
+        raise DataError(f"{place}: the samples are of {', '.join(samples.modalities)}, but the client holds {', '.join(modalities)}.")
+    form = (len(samples.labels), len(modalities))
+    if samples.presence.dtype != torch.bool or tuple(samples.presence.shape) != form:
+        raise DataError(f"{place}: presence is {_form(samples.presence)}; {form} bool is needed, a column per modality.")
 
 
 def _check_samples(place: str, samples: Samples, classes: int, kind: Kind) -> None:
@@ -173,8 +187,8 @@ def _check_rows(place: str, labels: Tensor, classes: int, kind: Kind) -> None:
         raise DataError(f"{place}, row {row}: labels {labels[row].tolist()}, but they should be {should} where there is no label.")
 
 
-def _form(labels: Tensor) -> str:
-    return f"{tuple(labels.shape)} {str(labels.dtype).removeprefix('torch.')}"
+def _form(tensor: Tensor) -> str:
+    return f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
 
 
 def check_rules(blueprint: Blueprint) -> None:

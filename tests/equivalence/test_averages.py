@@ -166,6 +166,14 @@ def test_an_average_of_ones_own_that_gives_something_else_is_named(wrong) -> Non
         averager.apply({"image.ma.up.bias": torch.zeros(2)}, said, {})
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_an_average_of_ones_own_that_is_not_finite_is_named(value: float) -> None:
+    averager = Averager(Averaging(), ("image",), average=lambda _name, values, _previous: values[0][1] * value)
+    said = [Contribution("a", {"image.ma.up.bias": torch.ones(2)}, {"image.": 1})]
+    with pytest.raises(RunError, match=r"averaging rule gave values for image\.ma\.up\.bias that are not finite"):
+        averager.apply({"image.ma.up.bias": torch.zeros(2)}, said, {})
+
+
 def test_a_local_tensor_keeps_its_global_value() -> None:
     averager = Averager(Averaging(rules=(AveragingRule(pattern="*.classifier.*", over="nothing"),)), ("image",))
     said = [Contribution("a", tensors(image__classifier__bias=4, image__ma__up=4), {"image.": 1})]

@@ -12,9 +12,11 @@ from tests import worlds
 from torch import Tensor
 
 from m2fedsa import training
+from m2fedsa.assembly import Parties
 from m2fedsa.data.samples import SPLITS, FederatedData
 from m2fedsa.errors import DataError, RunError
 from m2fedsa.losses import Losses, Predictions, step_loss
+from m2fedsa.messages import Failure
 from m2fedsa.optimizers import clip, culprit
 from m2fedsa.seeding import derive, derive_seed
 
@@ -107,6 +109,40 @@ def test_a_loss_that_is_not_finite_later_in_the_round_names_that_batch() -> None
     result = training.run(settings, data=worlds.federated(), encoders=worlds.encoders(), loss=Spoilt(second))
     (failure,) = result.history[0]["failures"]
     assert failure["message"].startswith("client dee, round 1, batch 1, step 2: ")
+
+
+def with_tensor(who: Parties, name: str, value: float) -> None:
+    """Put a client-side tensor in force that no finite step could have made."""
+    state = who.fed_server.state
+    who.fed_server.restore(replace(state, tensors={**state.tensors, name: torch.full_like(state.tensors[name], value)}))
+
+
+@pytest.mark.parametrize(("labelled", "said"), [(True, "the loss of modality audio is "), (False, "logits of modality audio are not finite")])
+def test_a_modality_is_named_before_the_fused_loss_that_it_spoils(labelled: bool, said: str) -> None:
+    """Fused logits are sums, and so as spoilt as any of theirs; without a label no modality has a loss to be named by."""
+    data = worlds.federated()
+    if not labelled:
+        data.clients["ann"].train.labels[:] = -1
+    who = worlds.parties(worlds.config(transfer__start=1), data)
+    with_tensor(who, "audio.classifier.weight", INF)
+    plan, tasks = who.fed_server.begin_round()
+    who.coordination.begin(plan)
+    task = next(task for task in tasks if task.client == "ann")
+    if not labelled:  # her teacher would be spoilt as well, and be named first
+        who.federation._clients["ann"].local = {"teacher window": torch.tensor(0), "teacher/fused": torch.zeros(9, len(worlds.CLASSES))}
+    (failure,) = who.federation.run([task])
+    assert isinstance(failure, Failure)
+    assert failure.kind == "DivergedError"
+    assert failure.message.startswith(f"client ann, round 1, batch 0, step 1: {said}")
+
+
+@pytest.mark.parametrize(("tensor", "said"), [("audio.classifier.bias", "logits of modality audio"), ("fused.classifier.bias", "fused logits")])
+@pytest.mark.parametrize("value", [NAN, INF])
+def test_predictions_that_are_not_finite_are_not_counted(tensor: str, said: str, value: float) -> None:
+    who = worlds.parties(worlds.config(), worlds.federated())
+    with_tensor(who, tensor, value)
+    (failure,) = who.federation.run(who.fed_server.evaluation("test"))
+    assert failure == Failure("tst", "DivergedError", f"client tst, evaluation after round 0: {said} are not finite.")
 
 
 class Explosive(torch.autograd.Function):

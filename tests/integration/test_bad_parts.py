@@ -159,6 +159,26 @@ DATA = {
         federation(bob=ClientData(("smell",), train=held([0]))),
         "client bob holds smell, which is not a modality of the data (image, text).",
     ),
+    "modalities in another order than the data's": (
+        federation(bob=ClientData(("text", "image"), train=held([0], modalities=("text", "image")))),
+        "client bob holds text, image; name each once, in the order of the data: image, text.",
+    ),
+    "a modality twice": (
+        federation(bob=ClientData(("image", "image"), train=held([0]))),
+        "client bob holds image, image; name each once, in the order of the data: image.",
+    ),
+    "samples of other modalities than their client's": (
+        federation(bob=ClientData(("image",), train=held([0]))),
+        "client bob, train: the samples are of image, text, but the client holds image.",
+    ),
+    "labels that are no whole numbers": (
+        federation(bob=ClientData(("image", "text"), train=held([0.0, 1.0]))),
+        "client bob, train: labels are (2,) float32, but of a single-label task they should be (samples,) int64.",
+    ),
+    "presence of another form": (
+        federation(bob=ClientData(("image", "text"), test=held([0, 1], [[True], [True]]))),
+        "client bob, test: presence is (2, 1) bool; (2, 2) bool is needed, a column per modality.",
+    ),
     "a sample without modality": (
         federation(bob=ClientData(("image", "text"), train=held([0, 1], [[True, False], [False, False]]))),
         "client bob, train, row 1: the sample has no modality; leave it out (1 such rows).",

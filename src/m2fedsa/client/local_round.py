@@ -129,7 +129,7 @@ class LocalRound:
         fused = features.fused.detach().to(device).requires_grad_()
         predictions = self._predict(batch, activations, pooled, fused)
         losses = self.loss(predictions, self.plan.phase, self.plan.weights)
-        self._check(losses, account.steps)
+        self._check(losses, predictions, account.steps)
         account.report(losses)
         losses.total.backward()  # type: ignore[no-untyped-call]
         return Gradients({modality: _gradient(z) for modality, z in pooled.items()}, _gradient(fused))
@@ -203,13 +203,11 @@ class LocalRound:
                 groups[FUSED if first == FUSED else second].append(parameter)
         return [{"params": parameters, "lr": rate * factors[kind]} for kind, parameters in groups.items() if parameters]
 
-    def _check(self, losses: Losses, step: int) -> None:
-        for name, (mean, _) in losses.reported.items():
-            if not math.isfinite(float(mean)):
-                what = "the fused loss" if name.startswith(FUSED) else f"the loss of modality {name}"
-                raise DivergedError(f"{self._place(step)}: {what} is {float(mean)}.")
-        if not math.isfinite(float(losses.total.detach())):
-            raise DivergedError(f"{self._place(step)}: the total loss is {float(losses.total.detach())}.")
+    def _check(self, losses: Losses, predictions: Predictions, step: int) -> None:
+        values = {name: float(mean) for name, (mean, _) in losses.reported.items()}
+        total = float(losses.total.detach())
+        if not all(math.isfinite(value) for value in (*values.values(), total)):
+            raise DivergedError(f"{self._place(step)}: {_what_diverged(values, predictions.unimodal, total)}.")
 
     @contextmanager
     def _at_server(self, step: int) -> Iterator[None]:
@@ -224,6 +222,19 @@ class LocalRound:
 
     def _generator(self, name: str) -> torch.Generator:
         return derive(self.plan.seed, self.client, name)
+
+
+def _what_diverged(reported: Mapping[str, float], unimodal: Mapping[str, Tensor], total: float) -> str:
+    """Of losses of which one is not finite, whose that is. Modalities come first: a fused logit is the sum of theirs."""
+    for name, logits in unimodal.items():
+        if not math.isfinite(reported.get(name, 0.0)):
+            return f"the loss of modality {name} is {reported[name]}"
+        if not bool(logits.detach().isfinite().all()):
+            return f"logits of modality {name} are not finite"
+    for name, value in reported.items():
+        if not math.isfinite(value):
+            return f"the {name.partition('_')[0]} loss is {value}"
+    return f"the total loss is {total}"
 
 
 def _gradient(tensor: Tensor) -> Tensor:

@@ -52,10 +52,7 @@ class Sweep:
             reply = self.link.evaluate(self.client, request).to(self.branches.parts.device)
             self.traffic += Traffic(request.nbytes, reply.nbytes)
             for modality, pooled in reply.pooled.items():
-                if not bool(pooled.isfinite().all()):
-                    raise DivergedError(
-                        f"client {self.client}, evaluation after round {self.at}: features of modality {modality} are not finite."
-                    )
+                self._check(f"features of modality {modality}", pooled)
             rows = {modality: one.rows for modality, one in activations.modalities.items()}
             yield Chunk(batch, rows, activations.entering, reply)
 
@@ -69,6 +66,8 @@ class Sweep:
         joint = [subset for subset in subsets if len(subset) != 1]
         for chunk in self.chunks(joint) if chunks is None else chunks:
             unimodal = unimodal_logits(self.branches.parts, chunk.reply.pooled)
+            for modality, logits in unimodal.items():
+                self._check(f"logits of modality {modality}", logits)
             for subset in subsets:
                 if len(subset) == 1:
                     if subset[0] in unimodal:
@@ -80,6 +79,10 @@ class Sweep:
             subset: (torch.cat([rows for rows, _ in parts]), torch.cat([s for _, s in parts])) for subset, parts in found.items() if parts
         }
 
+    def _check(self, what: str, values: Tensor) -> None:
+        if not bool(values.isfinite().all()):
+            raise DivergedError(f"client {self.client}, evaluation after round {self.at}: {what} are not finite.")
+
     def _restricted(self, chunk: Chunk, subset: Subset, unimodal: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """s over the modalities of a subset, for the chunk's samples that have them all."""
         entering, member = restricted(list(chunk.rows), chunk.entering, subset)
@@ -87,6 +90,7 @@ class Sweep:
         whole = fused.new_zeros(len(chunk.samples), fused.shape[1])
         whole[member.to(fused.device)] = fused
         logits = join(self.branches.parts, whole, unimodal, chunk.rows, entering, self.log_prior, late=self.config.fusion.late)
+        self._check("fused logits", logits)
         return member.nonzero().squeeze(1), logits.cpu()[member]
 
 

@@ -38,7 +38,8 @@ def advice(run: RunFiles) -> list[Advice]:
     if not rounds:
         found.append(Advice("This is the warm start alone. What does training add?", f"{again} --set federation.rounds=20"))
     if run.config.data.labelled_fraction < 1:
-        found.append(Advice("What do the unlabelled samples give? The same without transfer:", f"{again} --set transfer.start=never"))
+        without = "--set transfer.start=never --set transfer.closed_form=false"
+        found.append(Advice("What do the unlabelled samples give? The same without transfer:", f"{again} {without}"))
     fused, closed = score(run.result["metrics"], "fused"), score(run.result.get("closed_form"), "fused")
     if rounds and fused is not None and closed is not None and fused - closed < 0.01:
         found.append(Advice("The linear heads are as good as training: take them alone.", f"{again} --set federation.rounds=0"))

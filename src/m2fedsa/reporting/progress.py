@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, TextIO
 
 from m2fedsa.config import Config
 from m2fedsa.reporting.program import program
-from m2fedsa.reporting.records import Facts, Metrics, ResultRecord, RoundRecord, WarmStartRecord
+from m2fedsa.reporting.records import Facts, FailureRecord, Metrics, ResultRecord, RoundRecord, WarmStartRecord
 from m2fedsa.reporting.summary import holdings, ledger_lines, result_sentences, samples, score
 from m2fedsa.reporting.units import count, duration, plural, size
 
@@ -62,6 +62,7 @@ class Lines:
         self.total = config.federation.rounds
         self.recent: deque[float] = deque(maxlen=5)
         self.phase: str | None = None
+        self.failures: list[FailureRecord] = []
         self.seconds = 0.0
         self.width: int | None = None
         self.open()
@@ -89,6 +90,7 @@ class Lines:
         """See `Progress`."""
         cost = f"{plural(record['samples'], 'sample')} once, {size(record['bytes']['up'])} up"
         self.say([Part(self._label("warm start"), style="bold"), *self._scores(record["metrics"]), Part(f"   {cost}", 2, "dim")])
+        self._without(record.get("failures", []))
 
     def client_done(self, done: int, total: int, task: str = "training") -> None:
         """See `Progress`; a line would be too much."""
@@ -115,12 +117,13 @@ class Lines:
                 Part(f"{self._time_left(record['round']):<20}", 5),
             ]
         )
-        for failure in record.get("failures", []):
-            self.say([Part(self._label("")), Part(f"  without {failure['client']}: {failure['message']}", style="yellow")])
+        self._without(record.get("failures", []))
 
     def finished(self, result: ResultRecord, directory: Path | None = None) -> None:
         """See `Progress`."""
         self.close()
+        # The last round's validation is that of the end as well: told once.
+        self._without([failure for failure in result.get("failures", []) if failure not in self.failures])
         first, *others = [*result_sentences(result, self.config), ""]
         self.say([Part(f"done in {duration(result['seconds'])}. ", style="bold"), Part(first)])
         for sentence in others:
@@ -149,6 +152,12 @@ class Lines:
             Part(f" · {plural(self.total, 'round')}", 1),
             Part(f" · seed {config.seed}", 2),
         ]
+
+    def _without(self, failures: list[FailureRecord]) -> None:
+        """Who could not do its part, and why."""
+        self.failures = failures
+        for failure in failures:
+            self.say([Part(self._label("")), Part(f"  without {failure['client']}: {failure['message']}", style="yellow")])
 
     def _label(self, text: str) -> str:
         width = max(LABEL_WIDTH, len(f"round {self.total}/{self.total}"))

@@ -123,6 +123,9 @@ def failures(run: RunFiles) -> str:
     """Clients whose round did not count, and why."""
     told = [("warm start", failure) for failure in (run.warm_start.get("failures", []) if run.warm_start else [])]
     told += [(f"round {record['round']}", failure) for record in run.rounds for failure in record.get("failures", [])]
+    # The last round's validation is that of the end as well: told once.
+    known = [failure for _, failure in told]
+    told += [("the end", failure) for failure in (run.result.get("failures", []) if run.result else []) if failure not in known]
     lines = [f"<li>{when}, {escape(failure['client'])}: {escape(failure['message'])}</li>" for when, failure in told]
     if not lines:
         return ""

@@ -64,6 +64,18 @@ def test_plain_lines_tell_everything():
     assert lines[13] == "report: runs/digits-1/report.html      again: m2fedsa run runs/digits-1/config.toml"
 
 
+def test_who_failed_in_warm_start_or_at_the_end_is_told_once():
+    stream = io.StringIO()
+    progress = view(invented.config(rounds=1), stream)
+    failed = [{"client": f"client-0{number}", "kind": "DivergedError", "message": f"reason {number}"} for number in range(3)]
+    progress.warm_started({**invented.warm_start(), "failures": failed[:1]})
+    progress.round_done(invented.record(1, failed[1:2]))
+    progress.finished({**invented.result(1), "failures": failed[1:]})
+    told = [line.split(maxsplit=1)[1] for line in stream.getvalue().splitlines() if line.lstrip().startswith("without ")]
+    assert told == ["client-00: reason 0", "client-01: reason 1", "client-02: reason 2"]
+    assert stream.getvalue().index("reason 2") < stream.getvalue().index("done in")
+
+
 def test_plain_lines_hold_no_control_characters():
     assert not re.search(r"[\x00-\x09\x0b-\x1f]", watched(io.StringIO()))
 

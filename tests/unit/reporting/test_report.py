@@ -1,5 +1,6 @@
 import html.parser
 import itertools
+import json
 import math
 import re
 from pathlib import Path
@@ -95,6 +96,18 @@ def test_the_rest_is_there(tmp_path):
         assert words in shown.text
     assert "round 3, client-03: loss of <image> is nan" in shown.text
     assert "transfer begins" in shown.text
+
+
+def test_who_could_not_evaluate_at_the_end_is_told_once(tmp_path):
+    path = invented.write(tmp_path / "run", invented.config(rounds=3), failures=[{"client": "a", "kind": "K", "message": "validation"}])
+    record = {**invented.result(3), "failures": [{"client": name, "kind": "K", "message": name} for name in ("validation", "test")]}
+    record["failures"][0]["client"] = "a"
+    (path / "result.json").write_text(json.dumps(record))
+    shown = page([path]).text
+    assert "2 times a client could not do its part" in shown
+    assert "round 3, a: validation" in shown
+    assert "the end, test: test" in shown
+    assert "the end, a" not in shown
 
 
 def test_the_report_stands_beside_the_run_and_finish_writes_it(tmp_path):
@@ -249,7 +262,8 @@ def test_advice_follows_from_what_happened(tmp_path):
     assert any("federation.rounds=" in command for command in flat)
     assert any("seed=1" in command for command in flat)
     few = commands(invented.write(tmp_path / "few", invented.config(name="few_labels", data={"labelled_fraction": 0.1})))
-    assert any("transfer.start=never" in command for command in few)
+    # Both kinds of transfer: that in training, and the soft labels of the warm start.
+    assert any("transfer.start=never" in command and "transfer.closed_form=false" in command for command in few)
     poor = commands(invented.write(tmp_path / "poor", fused=0.6))
     assert any("federation.rounds=0" in command for command in poor)
     assert any("optimizer.fusion_factor" in command for command in poor)

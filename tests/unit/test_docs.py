@@ -1,0 +1,74 @@
+"""What the documents point at is there: functions that paper.md names, files and headings behind links."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "src" / "m2fedsa"
+DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+FILE = re.compile(r"`(?P<file>[\w/]+\.py)(?:: (?P<name>[\w.]+))?`")
+FURTHER = re.compile(r", `(?P<name>[A-Za-z_][\w.]*)`")
+
+
+def defined_in(path):
+    """Names of the classes, functions and methods of a file: `Tail`, `Tail.forward`."""
+    names = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            names.add(node.name)
+        if isinstance(node, ast.ClassDef):
+            names |= {f"{node.name}.{part.name}" for part in node.body if isinstance(part, ast.FunctionDef)}
+            names |= {f"{node.name}.{part.target.id}" for part in node.body if isinstance(part, ast.AnnAssign)}
+    return names
+
+
+def named_in(line):
+    """(file, names) of each file that a line of paper.md names; a name behind it without a class is one of the same class or file."""
+    for found in FILE.finditer(line):
+        names, end = [found["name"]] if found["name"] else [], found.end()
+        while further := FURTHER.match(line, end):
+            names.append(further["name"])
+            end = further.end()
+        yield found["file"], names
+
+
+def test_every_function_that_the_paper_page_names_is_there():
+    lines = (ROOT / "docs" / "paper.md").read_text(encoding="utf-8").splitlines()
+    named = [one for line in lines if line.startswith("|") for one in named_in(line)]
+    assert len(named) > 60
+    for file, names in named:
+        assert (PACKAGE / file).is_file(), file
+        known = defined_in(PACKAGE / file)
+        for name in names:
+            assert name in known or any(one.endswith(f".{name}") for one in known), f"{file}: {name}"
+
+
+def test_every_equation_and_every_difference_has_a_function():
+    """Each row of the page's tables but those of how things are read."""
+    text = (ROOT / "docs" / "paper.md").read_text(encoding="utf-8")
+    tables = {part.partition("\n")[0]: part for part in text.split("\n## ")[1:]}
+    for heading in ("Networks", "Losses", "One step, one round", "What this project adds", "Where this differs from the authors' released code"):
+        rows = [line for line in tables[heading].splitlines() if line.startswith("| ")][2:]
+        assert len(rows) > 5, heading
+        assert [row for row in rows if not list(named_in(row))] == [], heading
+
+
+def anchor(heading):
+    """The address that a heading gets."""
+    return re.sub(r"[^\w -]", "", heading.strip().lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_link_leads_somewhere(document):
+    for address in re.findall(r"\]\(([^)\s]+)\)", document.read_text(encoding="utf-8")):
+        if re.match(r"https?:", address):
+            continue
+        file, _, place = address.partition("#")
+        target = document.parent / file if file else document
+        assert target.exists(), address
+        if place:
+            headings = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), re.MULTILINE)
+            assert place in map(anchor, headings), address
