@@ -193,12 +193,14 @@ def _config(target: str | None, settings: Sequence[str] | None) -> "Config":
 
 def _what_of(directory: Path) -> str:
     """What to write instead of a directory."""
+    from m2fedsa.reporting.program import word
+
     settings = directory / "config.toml"
     if not settings.is_file():
         return f"{directory} is a directory. Name a recipe (see `m2fedsa recipes`) or a TOML file."
     return (
         f"{directory} is a run directory, not a recipe or a TOML file. "
-        f"Go on with it: `m2fedsa run --resume {directory}`; the same settings anew: `m2fedsa run {settings}`."
+        f"Go on with it: `m2fedsa run --resume {word(directory)}`; the same settings anew: `m2fedsa run {word(settings)}`."
     )
 
 

@@ -224,7 +224,7 @@ class Transfer(Section):
 
     start: Annotated[int, Field(ge=1)] | Literal["never", "plateau", "authors"] = "plateau"
     """The first round of the transfer phase; `plateau`: when the fused loss falls no more, `authors`: when it moves in even steps,
-    `never`: no transfer."""
+    `never`: no such phase."""
     weights: Annotated[tuple[NotNegative, NotNegative, NotNegative], _FROM_TOML] = (0.6, 0.2, 0.2)
     """λ1 (labels), λ2 (decision level), λ3 (feature level)."""
     refresh: Count = 5

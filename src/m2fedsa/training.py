@@ -30,6 +30,7 @@ from m2fedsa.losses import Loss, step_loss
 from m2fedsa.messages import EvaluateResult, Failure, RoundPlan, Task, TrainResult, TrainTask
 from m2fedsa.messages import Result as Answer
 from m2fedsa.parties import Company
+from m2fedsa.reporting.program import word
 from m2fedsa.reporting.progress import Progress
 from m2fedsa.reporting.records import RoundRecord, WarmStartRecord
 from m2fedsa.reporting.run_directory import RunDirectory, read_warm_start
@@ -324,7 +325,7 @@ class Training:
             return f"after round {len(self.history)}; nothing was kept, because no run directory was given."
         if not self.directory.begun:
             return "before it began; nothing was changed."
-        how = f"Go on with: m2fedsa run --resume {self.directory.path}"
+        how = f"Go on with: m2fedsa run --resume {word(self.directory.path)}"
         manifest = Manifest.read(self.directory.checkpoint)
         if manifest is None:
             return f"before its first checkpoint, and will begin again. {how}"

@@ -48,6 +48,8 @@ RUNS = {
         "fusion__gradient_to_encoders": False,
         "fusion__bilinear": False,
     },
+    "in turn": {"federation__server_update": "in_turn", **NO_DROPOUT},
+    "in turn, with momentum": {"federation__server_update": "in_turn", "federation__server_momentum": 0.6, **NO_DROPOUT},
     "personal classifiers and task adapters": {
         "averaging__rules": '[{pattern="*.classifier.*", over="nothing"}, {pattern="*.ta.*", over="nothing"}, '
         '{pattern="*.ma.update.*", over="modalities"}]',

@@ -91,18 +91,38 @@ class Run:
         rate = config.optimizer.learning_rate
         if config.optimizer.schedule == "cosine":
             rate *= 0.5 + 0.5 * math.cos(math.pi * (number - 1) / config.federation.rounds)
-        # The order of clients is another than the code's: it must not matter.
-        said = {client: self.local_round(client, number, phase, rate) for client in reversed(eligible)}
+        if config.federation.server_update == "in_turn":
+            # One set of the main server's tensors with one optimiser, on which the clients step one after the other.
+            shared = {name: tensor for name, tensor in self.tensors.items() if not unsplit.of_client(name)}
+            shared = unsplit.leaves_of(shared, phase, self.data.modalities)
+            stepper = unsplit.optimizers(shared, config, rate)[1]
+            said = {client: self.local_round(client, number, phase, rate, shared, stepper) for client in sorted(eligible)}
+        else:
+            # The order of clients is another than the code's: it must not matter.
+            said = {client: self.local_round(client, number, phase, rate) for client in reversed(eligible)}
         self.average(said)
 
-    def local_round(self, client: str, number: int, phase: str, rate: float) -> dict[str, tuple[Tensor, int]]:
-        """What a client makes of the tensors that it trained, and from how many distinct samples."""
+    def local_round(
+        self,
+        client: str,
+        number: int,
+        phase: str,
+        rate: float,
+        shared: Mapping[str, Tensor] | None = None,
+        stepper: torch.optim.Optimizer | None = None,
+    ) -> dict[str, tuple[Tensor, int]]:
+        """What a client makes of the tensors that it trained, and from how many distinct samples. Of `shared` ones all clients say the
+        same in the end: what the last one has made of them."""
         config, samples, seed = self.config, self.clients[client], derive_seed(self.config.seed, "round", number)
         seen = {**self.tensors, **self.personal.get(client, {})}
         teachers = self.teachers_of(client, number, seen) if phase == "transfer" else None
         objective = unsplit.Objective(self.network, phase, config.transfer.weights, teachers)
         t = unsplit.leaves_of(seen, phase, samples.modalities)
         steppers = unsplit.optimizers(t, config, rate)
+        if shared is not None and stepper is not None:
+            t |= {name: shared[name] for name in t if name in shared}
+            steppers = (steppers[0], stepper)
+            stepper.zero_grad()  # of modalities that this client does not have
         masks = unsplit.Masks(seed, client)
         trained_by: dict[str, set[int]] = {}
         luck = derive(seed, client, "modality dropout")

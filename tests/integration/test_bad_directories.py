@@ -59,6 +59,13 @@ def test_resume_with_other_settings_shows_the_differences(capsys, interrupted, s
     assert small.files(interrupted) == before
 
 
+def test_commands_about_a_directory_with_a_space_can_be_typed(capsys, tmp_path, interrupted, settings):
+    shutil.copytree(interrupted, tmp_path / "my run")
+    assert "m2fedsa run --resume 'my run'`" in small.refused(capsys, "run", settings, "--out", "my run")
+    assert "m2fedsa run --resume 'my run'`" in small.refused(capsys, "run", settings, "--resume", "my run", "--set", "seed=9")
+    assert "m2fedsa run --resume 'my run'`" in small.refused(capsys, "run", "my run")
+
+
 def test_resume_of_nothing(capsys, tmp_path):
     assert "nowhere: no such directory." in small.refused(capsys, "run", "--resume", "nowhere")
     assert "holds no run (config.toml is missing)" in small.refused(capsys, "run", "--resume", tmp_path)

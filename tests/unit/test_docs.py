@@ -1,10 +1,16 @@
-"""What the documents point at is there: functions that paper.md names, files and headings behind links."""
+"""What the documents point at is there: functions that paper.md names, files and headings behind links, commands of the README."""
 
 import ast
 import re
+import shlex
 from pathlib import Path
 
+import click
 import pytest
+import typer
+
+from m2fedsa.cli import app
+from m2fedsa.recipes import RECIPES
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "m2fedsa"
@@ -72,3 +78,26 @@ def test_every_link_leads_somewhere(document):
         if place:
             headings = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), re.MULTILINE)
             assert place in map(anchor, headings), address
+
+
+def commands():
+    """Every `m2fedsa ...` line of a block in the README; what it says beside it is a comment to a shell."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    lines = [line for kind, block in blocks if not kind for line in block.splitlines() if line.startswith("m2fedsa ")]
+    return [line.partition(" > ")[0].rstrip() for line in lines]
+
+
+def test_the_readme_has_commands():
+    assert len(commands()) >= 10
+
+
+@pytest.mark.parametrize("line", commands())
+def test_every_command_of_the_readme_can_be_typed(line):
+    """Command and options are known; a recipe and its settings as well. None is run."""
+    command, words = typer.main.get_command(app), shlex.split(line, comments=True)[1:]
+    while isinstance(command, click.Group):
+        command = command.commands[words.pop(0)]
+    given = command.make_context("m2fedsa", words).params
+    if given.get("target") in RECIPES:
+        RECIPES[given["target"]]().override(given.get("settings") or [])

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from m2fedsa.reporting.files import RunFiles
-from m2fedsa.reporting.program import program
+from m2fedsa.reporting.program import program, word
 from m2fedsa.reporting.summary import best_single, score
 
 MOST = 5
@@ -18,10 +18,10 @@ class Advice(NamedTuple):
 
 def advice(run: RunFiles) -> list[Advice]:
     """At most five, the most telling first."""
-    again = f"{program()} run {run.path}/config.toml"
+    again = f"{program()} run {word(run.path / 'config.toml')}"
     rounds = run.config.federation.rounds
     if run.result is None:
-        return [Advice("This run is not finished. Go on where it stopped.", f"{program()} run --resume {run.path}")]
+        return [Advice("This run is not finished. Go on where it stopped.", f"{program()} run --resume {word(run.path)}")]
     found = []
     curve = [(record["round"], value) for record in run.rounds if (value := score(record["metrics"], "fused")) is not None]
     late = [value for number, value in curve if number > 0.75 * rounds]
@@ -53,5 +53,5 @@ def advice(run: RunFiles) -> list[Advice]:
     found.append(Advice("One seed is one draw. Another, then both in one report:", f"{again} --set seed={run.config.seed + 1}"))
     if run.config.name == "digits":
         found.append(Advice("A task that no modality solves alone, so that fusion must learn:", f"{program()} run match"))
-    found.append(Advice("Your own settings: take these as a start and edit them.", f"cp {run.path}/config.toml mine.toml"))
+    found.append(Advice("Your own settings: take these as a start and edit them.", f"cp {word(run.path / 'config.toml')} mine.toml"))
     return found[:MOST]

@@ -22,6 +22,11 @@ def program() -> str:
     return NAME
 
 
+def word(path: Path | str) -> str:
+    """A path as one word of a command that is told, quoted where a shell would take it apart."""
+    return shlex.quote(str(path))
+
+
 def as_called(text: str) -> str:
     """A message whose commands can be typed here."""
     return _COMMAND.sub(f"{program()} ".replace("\\", r"\\"), text)

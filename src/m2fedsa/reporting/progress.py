@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TextIO
 
 from m2fedsa.config import Config
-from m2fedsa.reporting.program import program
+from m2fedsa.reporting.program import program, word
 from m2fedsa.reporting.records import Facts, FailureRecord, Metrics, ResultRecord, RoundRecord, WarmStartRecord
 from m2fedsa.reporting.summary import holdings, ledger_lines, result_sentences, samples, score
 from m2fedsa.reporting.units import count, duration, plural, size
@@ -132,7 +132,7 @@ class Lines:
         for modality, line in ledger_lines(result["ledger"], self.config).items():
             self.say([Part(self._label(modality)), Part(f"  {line}", style="dim")])
         if directory is not None:
-            again = f"{program()} run {directory / 'config.toml'}"
+            again = f"{program()} run {word(directory / 'config.toml')}"
             self.say([Part(f"report: {directory / 'report.html'}"), Part(f"      again: {again}", style="dim")])
 
     def _header(self) -> list[Part]:

@@ -35,6 +35,7 @@ from m2fedsa.reporting.files import (
     read_rounds,
     read_warm_start,
 )
+from m2fedsa.reporting.program import word
 from m2fedsa.reporting.records import Facts, ResultRecord, RoundRecord, WarmStartRecord
 from m2fedsa.reporting.report import write_report
 
@@ -87,7 +88,8 @@ class RunDirectory:
             raise RunDirectoryError(f"{path}: a file of this name exists. Choose another directory with --out.")
         if (path / CONFIG).exists():
             finished = (path / RESULT).exists()
-            advice = f"Look at it with `m2fedsa report {path}`" if finished else f"Go on with it by `m2fedsa run --resume {path}`"
+            told = word(path)
+            advice = f"Look at it with `m2fedsa report {told}`" if finished else f"Go on with it by `m2fedsa run --resume {told}`"
             raise RunDirectoryError(f"{path}: holds another run ({_summary(path)}). {advice}, or choose another directory with --out.")
         if path.exists() and set(path.iterdir()) - {unfinished(path / CONFIG)}:
             raise RunDirectoryError(f"{path}: is not empty and holds no run. Choose a new or empty directory with --out.")
@@ -111,7 +113,7 @@ class RunDirectory:
             lines = "".join(f"\n         {line}" for line in differences)
             raise RunDirectoryError(
                 f"{path}: was begun with other settings (kept -> given):{lines}\n"
-                f"       Resume without settings: `m2fedsa run --resume {path}`, or begin a new run with --out."
+                f"       Resume without settings: `m2fedsa run --resume {word(path)}`, or begin a new run with --out."
             )
         directory = cls(path, kept)
         directory._hold()

@@ -6,7 +6,7 @@ from m2fedsa.reporting.advice import advice
 from m2fedsa.reporting.cards import note, row, section
 from m2fedsa.reporting.charts import FUSED, Bar, Series, bars, cell, colours, curves, matrix, table
 from m2fedsa.reporting.files import RunFiles
-from m2fedsa.reporting.program import program
+from m2fedsa.reporting.program import program, word
 from m2fedsa.reporting.records import Metrics
 from m2fedsa.reporting.summary import score
 from m2fedsa.reporting.units import plural
@@ -140,7 +140,7 @@ def next_steps(run: RunFiles) -> str:
 
 def provenance(run: RunFiles) -> str:
     """How to get the same again."""
-    again = escape(f"{program()} run {run.path}/config.toml")
+    again = escape(f"{program()} run {word(run.path / 'config.toml')}")
     parts = [f"<p>The same again, to the same bits on the same machine and build:</p><pre>{again}</pre>"]
     if run.result:
         versions = ", ".join(f"{name} {version}" for name, version in run.result["versions"].items())

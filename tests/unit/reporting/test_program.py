@@ -1,12 +1,19 @@
+import shlex
 import shutil
 import sys
 from pathlib import Path
 
 import pytest
 
-from m2fedsa.reporting.program import as_called, program
+from m2fedsa.reporting.program import as_called, program, word
 
 HERE = Path.cwd()
+
+
+def test_a_path_is_one_word_of_a_command():
+    for path in ("runs/digits-1", "my runs/it's", "runs/$HOME;ls"):
+        assert shlex.split(f"m2fedsa run --resume {word(Path(path))}")[3:] == [path]
+    assert word("runs/digits-1") == "runs/digits-1"
 
 
 @pytest.mark.parametrize(

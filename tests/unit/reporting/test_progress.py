@@ -76,6 +76,12 @@ def test_who_failed_in_warm_start_or_at_the_end_is_told_once():
     assert stream.getvalue().index("reason 2") < stream.getvalue().index("done in")
 
 
+def test_the_command_for_the_same_again_can_be_typed():
+    stream = io.StringIO()
+    view(invented.config(rounds=1), stream).finished(invented.result(1), Path("my runs/digits 1"))
+    assert stream.getvalue().rstrip().endswith("again: m2fedsa run 'my runs/digits 1/config.toml'")
+
+
 def test_plain_lines_hold_no_control_characters():
     assert not re.search(r"[\x00-\x09\x0b-\x1f]", watched(io.StringIO()))
 
