@@ -127,7 +127,9 @@ def _check_client(name: str, client: ClientData, data: FederatedData) -> None:
         raise DataError(f"client {name} holds {foreign[0]}, which is not a modality of the data ({', '.join(data.modalities)}).")
     right = tuple(modality for modality in data.modalities if modality in client.modalities)
     if tuple(client.modalities) != right:
-        raise DataError(f"client {name} holds {', '.join(client.modalities)}; name each once, in the order of the data: {', '.join(right)}.")
+        raise DataError(
+            f"client {name} holds {', '.join(client.modalities)}; name each once, in the order of the data: {', '.join(right)}."
+        )
     splits = {split: client.split(split) for split in SPLITS}
     if not any(samples is not None and len(samples.labels) for samples in splits.values()):
         raise DataError(f"client {name} has no samples. Leave the client out.")

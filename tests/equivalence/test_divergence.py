@@ -117,7 +117,9 @@ def with_tensor(who: Parties, name: str, value: float) -> None:
     who.fed_server.restore(replace(state, tensors={**state.tensors, name: torch.full_like(state.tensors[name], value)}))
 
 
-@pytest.mark.parametrize(("labelled", "said"), [(True, "the loss of modality audio is "), (False, "logits of modality audio are not finite")])
+@pytest.mark.parametrize(
+    ("labelled", "said"), [(True, "the loss of modality audio is "), (False, "logits of modality audio are not finite")]
+)
 def test_a_modality_is_named_before_the_fused_loss_that_it_spoils(labelled: bool, said: str) -> None:
     """Fused logits are sums, and so as spoilt as any of theirs; without a label no modality has a loss to be named by."""
     data = worlds.federated()
@@ -136,7 +138,9 @@ def test_a_modality_is_named_before_the_fused_loss_that_it_spoils(labelled: bool
     assert failure.message.startswith(f"client ann, round 1, batch 0, step 1: {said}")
 
 
-@pytest.mark.parametrize(("tensor", "said"), [("audio.classifier.bias", "logits of modality audio"), ("fused.classifier.bias", "fused logits")])
+@pytest.mark.parametrize(
+    ("tensor", "said"), [("audio.classifier.bias", "logits of modality audio"), ("fused.classifier.bias", "fused logits")]
+)
 @pytest.mark.parametrize("value", [NAN, INF])
 def test_predictions_that_are_not_finite_are_not_counted(tensor: str, said: str, value: float) -> None:
     who = worlds.parties(worlds.config(), worlds.federated())
@@ -214,15 +218,19 @@ def test_the_tensor_at_fault_is_named_and_no_other() -> None:
     assert culprit(trained) == "the fused part (fusion.norm)"
 
 
-def test_a_poisoned_client_is_left_out_of_the_warm_start_too() -> None:
+def test_a_poisoned_client_is_left_out_of_the_warm_start_too(tmp_path: Path) -> None:
     settings = worlds.config(federation__rounds=1, federation__warm_start=True)
     data = worlds.federated()
     left_out = {name: client for name, client in data.clients.items() if name != "ann"}
-    digests = [
-        training.run(settings, data=one, encoders=worlds.encoders()).digest
-        for one in (poisoned(data, "ann", "image", 2), replace(data, clients=left_out))
+    results = [
+        training.run(settings, data=one, encoders=worlds.encoders(), out=tmp_path / str(number))
+        for number, one in enumerate((poisoned(data, "ann", "image", 2), replace(data, clients=left_out)))
     ]
-    assert digests[0] == digests[1]
+    assert results[0].digest == results[1].digest
+    # Told once, though she fails in each of the exchanges.
+    (failure,) = json.loads((tmp_path / "0" / "warm_start.json").read_text())["failures"]
+    assert (failure["client"], failure["kind"]) == ("ann", "DivergedError")
+    assert json.loads((tmp_path / "1" / "warm_start.json").read_text())["failures"] == []
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])

@@ -56,7 +56,13 @@ def test_every_equation_and_every_difference_has_a_function():
     """Each row of the page's tables but those of how things are read."""
     text = (ROOT / "docs" / "paper.md").read_text(encoding="utf-8")
     tables = {part.partition("\n")[0]: part for part in text.split("\n## ")[1:]}
-    for heading in ("Networks", "Losses", "One step, one round", "What this project adds", "Where this differs from the authors' released code"):
+    for heading in (
+        "Networks",
+        "Losses",
+        "One step, one round",
+        "What this project adds",
+        "Where this differs from the authors' released code",
+    ):
         rows = [line for line in tables[heading].splitlines() if line.startswith("| ")][2:]
         assert len(rows) > 5, heading
         assert [row for row in rows if not list(named_in(row))] == [], heading

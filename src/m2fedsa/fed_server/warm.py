@@ -54,7 +54,8 @@ def warm_start(server: FedServer, ask: Ask) -> WarmStart:
     sent = sum(client.labelled for client in server.clients.values())
     if taught and server.blueprint.config.transfer.closed_form:
         sent += sum(client.teachable for client in server.clients.values())
-    return WarmStart(chosen, first.features, first.sums, sent, first.failures, first.visits)
+    # Whoever fails in one exchange fails in the next as well, and says the same.
+    return WarmStart(chosen, first.features, first.sums, sent, tuple(dict.fromkeys(first.failures)), first.visits)
 
 
 def _fit(
