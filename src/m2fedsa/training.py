@@ -134,7 +134,7 @@ class Training:
         outcome = warm_start(self.parties.fed_server, lambda tasks: self._ask(tasks, "warm start"))
         self.parties.federation.commit(0, list(self.parties.fed_server.clients))
         if not outcome.chosen:
-            raise RunError(f"the warm start failed at every client; the first said: {outcome.failures[0].message}")
+            raise RunError(_no_warm_start(outcome.failures, self.config.warm_start.min_count))
         seconds = time.monotonic() - began
         validation, test = self._evaluate("validation"), self._evaluate("test")
         self.warm = {
@@ -330,6 +330,15 @@ class Training:
         if manifest is None:
             return f"before its first checkpoint, and will begin again. {how}"
         return f"after round {manifest.round} of {self.config.federation.rounds}, which is kept. {how}"
+
+
+def _no_warm_start(failures: Sequence[Failure], least: int) -> str:
+    if failures:
+        return f"the warm start failed at every client; the first said: {failures[0].message}"
+    return (
+        f"the warm start has no sums: warm_start.min_count = {least} keeps all of them back, because no client has that many samples of a "
+        "class in half of its samples. Lower it, or set federation.warm_start = false."
+    )
 
 
 def _nobody(plan: RoundPlan, failures: Sequence[Failure]) -> str:

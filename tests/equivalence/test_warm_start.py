@@ -13,9 +13,11 @@ from tests.equivalence.unsplit_run import Run
 from tests.equivalence.unsplit_run import discriminant as weighted_discriminant
 from torch import Tensor
 
+from m2fedsa import training
 from m2fedsa.assembly import Parties
 from m2fedsa.blueprint import initial_client_tensors, initial_server_tensors
 from m2fedsa.data.samples import FederatedData
+from m2fedsa.errors import RunError
 from m2fedsa.fed_server.warm import WarmStart, warm_start
 from m2fedsa.losses import own_frequencies
 from m2fedsa.main_server import MainServer
@@ -343,3 +345,9 @@ def test_without_a_sample_to_judge_on_the_first_candidates_are_not_taken_for_the
     outcome = warm_start(who.fed_server, lambda tasks: list(who.federation.run(tasks)))
     settings = who.blueprint.config.warm_start
     assert outcome.chosen == {"text": (max(settings.shrinkages), min(settings.scales))}
+
+
+def test_sums_that_are_all_kept_back_are_told() -> None:
+    settings = worlds.config(federation__warm_start=True, warm_start__min_count=1000)
+    with pytest.raises(RunError, match=r"warm_start\.min_count = 1000 keeps all of them back.*Lower it, or set federation\.warm_start"):
+        training.run(settings, data=worlds.federated(), encoders=worlds.encoders())
