@@ -4,6 +4,7 @@ N samples, L tokens.
 """
 
 import torch
+from torch import Tensor
 
 from m2fedsa.data.holdings import assign_modalities, draw_presence
 from m2fedsa.data.samples import ClientData, FederatedData, InMemorySamples
@@ -46,14 +47,7 @@ def random_shapes(
             raise ConfigError(f"{name} is {value}; it must be at least {lowest}")
     train = clients * samples_per_client
     count = train + 2 * evaluation_samples
-    generator = derive(seed, "random_shapes")
-    ids = torch.randint(FIRST, VOCABULARY, (count, text_tokens), generator=generator)
-    ids[:, text_read:] = PADDING
-    columns = {
-        "image": {"pixel_values": torch.randn(count, 3, image_size, image_size, generator=generator)},
-        "audio": {"input_values": torch.randn(count, FRAMES, MELS, generator=generator)},
-        "text": {"input_ids": ids, "attention_mask": (ids != PADDING).long()},
-    }
+    columns = _columns(count, image_size, text_tokens, text_read, derive(seed, "random_shapes"))
     modalities = tuple(columns)
     labels = torch.arange(count) % CLASSES
 
@@ -68,3 +62,14 @@ def random_shapes(
     validation, test = (samples(begin, evaluation_samples, modalities, 0.0) for begin in (train, train + evaluation_samples))
     everyone["evaluation"] = ClientData(modalities, validation=validation, test=test)
     return FederatedData(tuple(f"class-{number}" for number in range(CLASSES)), modalities, everyone)
+
+
+def _columns(count: int, image_size: int, text_tokens: int, text_read: int, generator: torch.Generator) -> dict[str, dict[str, Tensor]]:
+    """The encoders' arguments for all samples."""
+    ids = torch.randint(FIRST, VOCABULARY, (count, text_tokens), generator=generator)
+    ids[:, text_read:] = PADDING
+    return {
+        "image": {"pixel_values": torch.randn(count, 3, image_size, image_size, generator=generator)},
+        "audio": {"input_values": torch.randn(count, FRAMES, MELS, generator=generator)},
+        "text": {"input_ids": ids, "attention_mask": (ids != PADDING).long()},
+    }
