@@ -142,7 +142,7 @@ class Client:
         if samples is None or len(samples.labels) == 0:
             raise DataError(f"client {self.name} was given a task on its {split} samples, but it has none.")
         parts = client_parts(self.shared.blueprint, self.data.modalities)
-        parts.load({**view.tensors, **{name: value for name, value in self.local.items() if name in view.tensors}})
+        parts.load({**view.tensors, **{name: value for name, value in self._own(view.round).items() if name in view.tensors}})
         return Branches(samples, split, self.shared.heads, self.kept, parts.to(self.shared.device), self.shared.shortens)
 
     def _sweep(self, split: Split, view: GlobalView) -> Sweep:
@@ -166,6 +166,11 @@ class Client:
         return self.shared.blueprint.config.averaging.over(name) == "nothing"
 
     # --- local tensors --------------------------------------------------------------------------------------------------------------
+
+    def _own(self, round_number: int) -> dict[str, Tensor]:
+        """The local tensors as they stand after a round; what it has made of them counts as soon as that round is asked for, which for
+        its validation is before it commits."""
+        return self._staged[1] if self._staged is not None and self._staged[0] == round_number else self.local
 
     def _stage(self, round_number: int, local: dict[str, Tensor]) -> str | None:
         """Write the local tensors of a round where they wait for its commit; their digest, None if there are none."""
