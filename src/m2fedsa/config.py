@@ -266,7 +266,7 @@ class Federation(Section):
     local_steps: Annotated[Count | None, Field(examples=[10])] = None
     """A number of local steps instead of epochs; unset: epochs."""
     batch_size: Count = 32
-    """Samples of a local step."""
+    """Samples of a local step. With `clients_per_round` it bounds what the main server has in flight: it refuses larger ones."""
     batches: Literal["shuffled", "by_length"] = "shuffled"
     """`by_length`: texts of like length share a batch, which is then cut to the length of its longest."""
     split: bool = True
@@ -348,6 +348,9 @@ class Compute(Section):
     """Cut a batch of texts to the length of its longest, where the encoder takes no notice of padding."""
     checkpoint_tails: bool = False
     """Compute the tails' blocks twice instead of keeping what their gradients need: less memory on the main server, more time."""
+    last_block: Literal["whole", "pooled"] = "whole"
+    """`pooled`: from its feed-forward part on for the pooled token alone, where one token is pooled (`cls`, `last`, most poolers). Features
+    then equal those of the whole encoder within 1e-5 instead of to the bit, and the task adapter's dropout draws for one token."""
 
 
 class Kept(Section):

@@ -18,6 +18,7 @@ from m2fedsa.ledger import Measured
 from m2fedsa.models.architectures import Pooling, architecture
 from m2fedsa.models.cut import Head, Tail, cut, plan, specify, verify
 from m2fedsa.models.encoders import folder_of, load
+from m2fedsa.models.one_token import narrow
 from m2fedsa.models.plan import Plan, model_type
 from m2fedsa.models.precision import attend, fed, place_and_type, prepared
 from m2fedsa.models.quantise import quantise
@@ -43,6 +44,8 @@ def sides(name: str, settings: Modality, compute: Compute, encoder: "str | PreTr
         one = _of_whole(settings, compute, encoder, example) if folder is None else _of_folder(name, settings, compute, folder, example)
         if compute.checkpoint_tails:
             recompute(one.tail, settings.blocks)
+        if compute.last_block == "pooled":
+            narrow(one.head, one.tail, one.head.fed(example))
         return one
 
 

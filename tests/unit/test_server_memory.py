@@ -2,11 +2,13 @@
 
 import gc
 
+import pytest
 import torch
 from tests import worlds
 from tests.conformance.test_ports import activations, drawn, plan
 
-from m2fedsa.messages import Acceptance, Gradients
+from m2fedsa.errors import ProtocolError
+from m2fedsa.messages import ALL, Acceptance, EvaluationRequest, Gradients
 
 PLACES = ("image", "audio", "text")
 
@@ -51,6 +53,29 @@ def test_bytes_per_client_of_a_round() -> None:
     steps = 4 * len(worlds.server_tensors(who))
     assert 16 * numbers <= opened <= 16 * numbers + steps + 64
     assert 4 * numbers <= closed <= 4 * numbers + 64
+
+
+def test_what_is_in_flight_grows_with_the_samples_that_a_setting_bounds() -> None:
+    """Between forward and backward a session holds the graph of its batch beside its 16 bytes; a larger batch is refused."""
+    who = worlds.parties(worlds.config(federation__batch_size=3, evaluation__batch_size=2), worlds.federated())
+    server = who.coordination
+    server.begin(plan())
+    whole = activations(PLACES)
+    assert len(whole.entering) == 3
+    with server.session("ann", 1) as session:
+        step(session)
+        idle = held()
+        features = session.forward(whole)
+        assert held() - idle > sum(one.hidden.nbytes for one in whole.modalities.values())
+        session.backward(Gradients({name: drawn(*z.shape) for name, z in features.pooled.items()}, drawn(*features.fused.shape)))
+        del features
+        assert held() - idle <= 64
+    with pytest.raises(ProtocolError, match="client ann sent 3 samples at once; the run's settings allow 2"):
+        server.evaluate("ann", EvaluationRequest(whole, (ALL,), 0))
+    few = worlds.parties(worlds.config(federation__batch_size=2), worlds.federated()).coordination
+    few.begin(plan())
+    with few.session("ann", 1) as session, pytest.raises(ProtocolError, match="client ann sent 3 samples at once; .* allow 2"):
+        session.forward(whole)
 
 
 def test_a_closed_copy_still_counts_in_the_average() -> None:

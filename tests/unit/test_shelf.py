@@ -94,8 +94,8 @@ def test_a_later_run_computes_nothing(tmp_path, passes):
     assert passes.number == before + made_for_the_head
 
 
-@pytest.mark.parametrize("what", ["a weight", "the cut", "a sample", "the order of samples", "the threads"])
-def test_what_decides_a_bit_is_in_the_key(tmp_path, passes, what):
+@pytest.mark.parametrize("what", ["a weight", "the cut", "a sample", "the order of samples", "the threads", "the processor"])
+def test_what_decides_a_bit_is_in_the_key(tmp_path, passes, monkeypatch, what):
     samples, head = held(), made()
     first = outputs(Shelf(tmp_path, 10**9), samples, head)
     if what == "a weight":
@@ -107,13 +107,15 @@ def test_what_decides_a_bit_is_in_the_key(tmp_path, passes, what):
         samples.columns["text"]["input_ids"][CHUNK + 1, 0] += 1
     elif what == "the order of samples":
         samples.indices[:] = samples.indices.flip(0)
+    elif what == "the processor":
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "another")
     else:
         torch.set_num_threads(2)
     before = passes.number
     second = outputs(Shelf(tmp_path, 10**9), samples, head)
     assert passes.number - before == len(samples.labels)
     assert len(list(tmp_path.glob(f"*{NOTE}"))) == 2
-    if what != "the threads":
+    if what not in ("the threads", "the processor"):
         assert not torch.equal(first.outputs.hidden, second.outputs.hidden)
 
 

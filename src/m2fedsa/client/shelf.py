@@ -8,6 +8,7 @@ the machine's software and threads. So another head, another processing or anoth
 import hashlib
 import json
 import os
+import platform
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -67,7 +68,7 @@ class Shelf:
     def _software(self, head: Head) -> str:
         import transformers
 
-        made_with = [torch.__version__, transformers.__version__, str(torch.get_num_threads()), head.device.type, CHUNK]
+        made_with = [torch.__version__, transformers.__version__, torch.get_num_threads(), processor(head.device), CHUNK]
         return json.dumps([self._digest(head), *made_with])
 
     def _digest(self, head: Head) -> str:
@@ -164,6 +165,13 @@ class Shelf:
         # The note first: an entry without one is not there.
         for suffix in (NOTE, CONTENT):
             self._path(key, suffix).unlink(missing_ok=True)
+
+
+def processor(device: torch.device) -> str:
+    """What of the machine picks kernels, and with them the last bits: a folder may be shared by several."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type} {platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
 
 
 def _mapped(content: Path, told: dict[str, Any]) -> Outputs:

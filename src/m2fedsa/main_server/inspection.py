@@ -15,8 +15,11 @@ from m2fedsa.messages import Activation, Activations
 from m2fedsa.models.cut import Tail
 
 
-def inspect(blueprint: Blueprint, tails: Mapping[str, Tail], client: str, activations: Activations) -> None:
-    """`ProtocolError` that names client, modality and field unless the message fits the run."""
+def inspect(blueprint: Blueprint, tails: Mapping[str, Tail], client: str, activations: Activations, most: int) -> None:
+    """`ProtocolError` that names client, modality and field unless the message fits the run.
+
+    `most`: samples that the settings allow at once. They bound what a session has in flight, which grows with the samples.
+    """
     entering, names = activations.entering, list(activations.modalities)
     unknown = [name for name in names if name not in tails]
     if unknown or not names:
@@ -27,6 +30,8 @@ def inspect(blueprint: Blueprint, tails: Mapping[str, Tail], client: str, activa
             f"client {client}: `entering` is {_told(entering)}; (samples, {len(names)}) bool is needed, a column for each of "
             f"{', '.join(names)}."
         )
+    if len(entering) > most:
+        raise ProtocolError(f"client {client} sent {len(entering)} samples at once; the run's settings allow {most}.")
     for column, (name, one) in enumerate(activations.modalities.items()):
         place = f"client {client}, modality {name}"
         _inspect_rows(place, one.rows, entering[:, column])

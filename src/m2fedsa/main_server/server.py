@@ -136,7 +136,7 @@ class MainServer:
         """See `links.port.Link.evaluate`."""
         copies = self._serving_copies(client, request.at)
         activations = request.activations
-        inspect(self.blueprint, self._tails, client, activations)
+        inspect(self.blueprint, self._tails, client, activations, self.blueprint.config.evaluation.batch_size)
         hidden = {name: one.hidden.to(self._device) for name, one in activations.modalities.items()}
         with fitting(client):
             pooled = encode(self._tails, copies.parts, activations, hidden)
@@ -264,7 +264,8 @@ class ServerSession:
         foreign = sorted(set(activations.modalities) - set(self._plan.roster[self._client]))
         if foreign:
             raise ProtocolError(f"client {self._client} sent activations of {', '.join(foreign)}, which it was not announced with.")
-        inspect(self._server.blueprint, self._copies.tails, self._client, activations)
+        blueprint = self._server.blueprint
+        inspect(blueprint, self._copies.tails, self._client, activations, blueprint.config.federation.batch_size)
         self._steps += 1
         with fitting(self._client):
             self._pass = self._copies.forward(activations, self._plan, self._steps)

@@ -38,6 +38,22 @@ def pool(encoder: nn.Module, output: Any, pooling: Pooling, mask: Tensor | None)
     return hidden.mean(1) if mask_BT is None else _masked_mean(hidden, mask_BT)
 
 
+def token_of(pooling: Pooling, mask: Tensor | None, rows: int) -> Tensor:
+    """(B,) int64: the place of the token that is read, where one is; -1 is the last. A pooler is taken to read the first."""
+    if pooling != "last":
+        return torch.zeros(rows, dtype=torch.int64)
+    return torch.full((rows,), -1) if mask is None else _last_place(mask)
+
+
+def at_token(hidden_BTD: Tensor, places_B: Tensor) -> Tensor:
+    """(B, 1, D): one token of each sample."""
+    return hidden_BTD[torch.arange(len(places_B), device=places_B.device), places_B].unsqueeze(1)
+
+
+def _last_place(mask_BT: Tensor) -> Tensor:
+    return (mask_BT * torch.arange(mask_BT.shape[1], device=mask_BT.device)).argmax(1)
+
+
 def _tokens(hidden: Tensor, pooling: Pooling) -> Tensor:
     if hidden.dim() != 3:
         raise CutError(f"pooling = {pooling!r} needs tokens (B, T, D), but this encoder puts out {tuple(hidden.shape)}: use 'mean'")
@@ -47,9 +63,7 @@ def _tokens(hidden: Tensor, pooling: Pooling) -> Tensor:
 def _last(hidden_BTD: Tensor, mask_BT: Tensor | None) -> Tensor:
     if mask_BT is None:
         return hidden_BTD[:, -1]
-    places = torch.arange(hidden_BTD.shape[1], device=mask_BT.device)
-    last_B = (mask_BT * places).argmax(1)
-    return hidden_BTD[torch.arange(len(hidden_BTD), device=last_B.device), last_B]
+    return at_token(hidden_BTD, _last_place(mask_BT)).squeeze(1)
 
 
 def _masked_mean(hidden_BTD: Tensor, mask_BT: Tensor) -> Tensor:

@@ -44,8 +44,14 @@ def prepared(model: "PreTrainedModel", settings: Compute) -> "PreTrainedModel":
 
 
 def place_and_type(settings: Compute) -> dict[str, Any]:
-    """What `to` is told of an encoder, or of a side of one."""
-    return {"device": device_of(settings), "dtype": torch.bfloat16 if settings.precision == "bfloat16" else None}
+    """What `to` is told of an encoder, or of a side of one. `ConfigError` for a type in which the device does not compute."""
+    device, half = device_of(settings), settings.precision == "bfloat16"
+    if half and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise ConfigError(
+            f'compute.precision = "bfloat16", in which {torch.cuda.get_device_name(device)} does not compute. Set "float32", or '
+            'device = "cpu".'
+        )
+    return {"device": device, "dtype": torch.bfloat16 if half else None}
 
 
 def attend(model: Any, settings: Compute) -> None:

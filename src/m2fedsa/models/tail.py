@@ -14,7 +14,7 @@ from m2fedsa.messages import InputSpec
 from m2fedsa.models.architectures import Pooling, architecture
 from m2fedsa.models.frozen import Frozen
 from m2fedsa.models.plan import Plan
-from m2fedsa.models.pooling import pool
+from m2fedsa.models.pooling import at_token, pool, token_of
 from m2fedsa.models.received import given, instead, received, replaced
 from m2fedsa.models.shadow import Blanks, Shadow
 from m2fedsa.models.sites import Site
@@ -26,6 +26,7 @@ class _Slot:
     hidden: Tensor | None = None
     adapter: nn.Module | None = None
     received: Tensor | None = None
+    token: Tensor | None = None
 
 
 class Tail(Frozen):
@@ -40,6 +41,8 @@ class Tail(Frozen):
     """whether there is a feed-forward part for TA to run beside: not at k = n, nor where the family's is unknown"""
     mask_argument: str | None
     """the input whose values are given with each call as its `mask`; None if the encoder has none"""
+    narrow: bool = False
+    """whether the last feed-forward part, and TA beside it, compute the pooled token alone (`one_token.py`)"""
     _width_in: int
     _width_out: int
 
@@ -77,10 +80,11 @@ class Tail(Frozen):
         slot = self._slot
         assert slot.hidden is None, "a tail serves one call at a time"
         slot.hidden, slot.adapter = hidden.transpose(0, architecture(self.plan.model_type).rows), adapter
+        slot.token = token_of(self.pooling, mask, len(hidden)).to(hidden.device) if self.narrow else None
         try:
             return self._encode(mask, inputs, hidden.device)
         finally:
-            slot.hidden = slot.adapter = slot.received = None
+            slot.hidden = slot.adapter = slot.received = slot.token = None
 
     @property
     def width_in(self) -> int:
@@ -139,8 +143,11 @@ class Tail(Frozen):
         if site is None:
             return
 
-        def receive(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        def receive(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+            if slot.token is not None:
+                args, kwargs = replaced(args, kwargs, at_token(received(args, kwargs), slot.token))
             slot.received = received(args, kwargs) if slot.adapter is not None else None
+            return None if slot.token is None else (args, kwargs)
 
         def add(_module: nn.Module, _args: object, output: Any) -> Any:
             return None if slot.adapter is None else instead(output, given(output) + slot.adapter(slot.received))

@@ -7,7 +7,7 @@ from tests import worlds
 from m2fedsa import training
 from m2fedsa.config import Compute
 from m2fedsa.errors import ConfigError
-from m2fedsa.models.precision import attention_of, device_of, fed, prepared
+from m2fedsa.models.precision import attention_of, device_of, fed, place_and_type, prepared
 
 
 def test_a_gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -21,6 +21,16 @@ def test_a_gpu_that_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert device_of(Compute()).type == "cuda"
     assert device_of(Compute(device="cpu")).type == "cpu"
+
+
+def test_a_type_that_the_gpu_does_not_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Old GPU")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    with pytest.raises(ConfigError, match=r'compute\.precision = "bfloat16", in which Old GPU does not compute'):
+        place_and_type(Compute(precision="bfloat16"))
+    assert place_and_type(Compute()) == {"device": torch.device("cuda"), "dtype": None}
+    assert place_and_type(Compute(precision="bfloat16", device="cpu"))["dtype"] == torch.bfloat16
 
 
 def test_which_attention() -> None:
