@@ -191,6 +191,10 @@ MALFORMED: Mapping[str, tuple[Callable[[Activations], Activations], str]] = {
         spoilt("image", inputs=lambda _: {"pixel_values": InputSpec((4, 1, 8, 8), torch.float32)}),
         "image: the input pixel_values has shape",
     ),
+    "inputs out of all proportion": (
+        spoilt("image", inputs=lambda _: {"pixel_values": InputSpec((3, 1, 8192, 8192), torch.float32)}),
+        "image: the input pixel_values has shape .*no encoder makes so little",
+    ),
     "a column less": (lambda right: replace(right, entering=right.entering[:, :2]), r"`entering` is \(3, 2\).*image, audio, text"),
     "presence that is not yes or no": (lambda right: replace(right, entering=right.entering.float()), "`entering` is .*float32"),
     "a sample that enters without its modality": (
@@ -428,6 +432,20 @@ class TestLink:
             old.__exit__(None, None, None)
             with pytest.raises(ProtocolError, match="ann"):
                 at.coordination.end(accept(ann=1))
+
+    @pytest.mark.parametrize("how", ["opened anew", "aborted", "begun again"])
+    def test_an_old_session_cannot_go_on(self, deploy, how: str) -> None:
+        at = deploy()
+        at.coordination.begin(plan())
+        old = at.link.session("ann", 1)
+        old.__enter__()
+        step(old, worlds.MODALITIES)
+        if how == "opened anew":
+            take_part(at, "ann")
+        else:
+            (at.coordination.abort if how == "aborted" else lambda _: at.coordination.begin(plan()))(1)
+        with pytest.raises(ProtocolError, match="ann: this session of round 1 is over"):
+            old.forward(activations(worlds.MODALITIES))
 
     def test_sessions_side_by_side_do_not_touch_each_other(self, deploy) -> None:
         at = deploy()

@@ -15,8 +15,8 @@ class Session(Protocol):
     """One client's part in one round: its own copies of the task adapters and of fusion, on the main server."""
 
     def forward(self, activations: Activations) -> Features:
-        """Encode the rest and fuse. `DivergedError` if a feature is not finite; `ProtocolError` if a backward is due, or for a client
-        or modality that is not on the round's roster."""
+        """Encode the rest and fuse. `DivergedError` if a feature is not finite; `ProtocolError` if a backward is due, for a client or
+        modality that is not on the round's roster, or once the session was opened anew or its round has ended."""
 
     def backward(self, gradients: Gradients) -> ActivationGradients:
         """Finish the step that the last `forward` began: step the copies, return the gradients at the cut. `DivergedError` if a

@@ -3,6 +3,7 @@
 Legend: B batch, B_m its rows that have modality m, D_h width at the cut, M modalities of the message.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -10,9 +11,12 @@ import torch
 from torch import Tensor
 
 from m2fedsa.blueprint import Blueprint
-from m2fedsa.errors import ProtocolError
+from m2fedsa.errors import M2FedSAError, ProtocolError
 from m2fedsa.messages import Activation, Activations
 from m2fedsa.models.cut import Tail
+
+_SMALL, _RATIO = 2**20, 64
+"""Elements of an input that nobody minds, and how many times those of `hidden` it may have beyond: the tail makes room for it."""
 
 
 def inspect(blueprint: Blueprint, tails: Mapping[str, Tail], client: str, activations: Activations, most: int) -> None:
@@ -41,11 +45,11 @@ def inspect(blueprint: Blueprint, tails: Mapping[str, Tail], client: str, activa
 
 @contextmanager
 def fitting(client: str) -> Iterator[None]:
-    """What an encoder says of activations whose number of tokens is not the one that their inputs would have."""
+    """What an encoder says of activations whose tokens or inputs are not those that it was cut with."""
     try:
         yield
-    except (RuntimeError, ValueError, IndexError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
+    except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
+        if isinstance(error, torch.OutOfMemoryError | M2FedSAError):
             raise
         reason = str(error).strip().partition("\n")[0].rstrip(".")
         raise ProtocolError(f"client {client}: the tail does not take these activations with these inputs ({reason}).") from error
@@ -78,6 +82,8 @@ def _inspect_inputs(place: str, one: Activation, mask_argument: str | None) -> N
     for name, spec in one.inputs.items():
         if not spec.shape or spec.shape[0] != number:
             raise ProtocolError(f"{place}: the input {name} has shape {spec.shape}; {number} rows are needed, as in `hidden`.")
+        if min(spec.shape) < 0 or math.prod(spec.shape) > max(_SMALL, _RATIO * one.hidden.numel()):
+            raise ProtocolError(f"{place}: the input {name} has shape {spec.shape}; no encoder makes so little of so much.")
     wanted = None if mask_argument is None or mask_argument not in one.inputs else one.inputs[mask_argument]
     if (one.mask is None) != (wanted is None):
         raise ProtocolError(f"{place}: its mask is {'missing' if one.mask is None else 'not one of the encoder’s inputs'}.")

@@ -120,6 +120,13 @@ class MainServer:
         parts.load(tensors)
         return kind(self.blueprint, self._tails, parts.to(self._device))
 
+    def check(self, session: "ServerSession", client: str, round_number: int) -> None:
+        """`ProtocolError` if the session was opened anew since, or if its round is over: what it would compute could not count."""
+        if self._sessions.get(client) is not session:
+            raise ProtocolError(
+                f"client {client}: this session of round {round_number} is over; it was opened anew, or the round has ended."
+            )
+
     def close(self, session: "ServerSession", client: str, in_order: bool) -> None:
         """A session ended; only one that ended in order can count. One that was opened anew since, or whose round is over, says nothing."""
         if self._sessions.get(client) is not session:
@@ -259,6 +266,7 @@ class ServerSession:
 
     def forward(self, activations: Activations) -> Features:
         """See `links.port.Session.forward`."""
+        self._server.check(self, self._client, self._plan.number)
         if self._pass is not None:
             raise ProtocolError(f"client {self._client} sent a forward while the gradients of the last one are due.")
         foreign = sorted(set(activations.modalities) - set(self._plan.roster[self._client]))
@@ -273,6 +281,7 @@ class ServerSession:
 
     def backward(self, gradients: Gradients) -> ActivationGradients:
         """See `links.port.Session.backward`."""
+        self._server.check(self, self._client, self._plan.number)
         if self._pass is None:
             raise ProtocolError(f"client {self._client} sent gradients, but no forward waits for them.")
         done, self._pass = self._pass, None
