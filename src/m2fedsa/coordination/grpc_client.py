@@ -59,15 +59,15 @@ class GrpcCoordination:
 
     def commit(self, round_number: int) -> None:
         """See `Coordination.commit`. A main server that was started anew since commits from the checkpoint that it wrote."""
-        prepared = self._prepared if self._prepared is not None and self._prepared[0] == round_number else None
+        known = next((one for one in (self._prepared, self._committed) if one is not None and one[0] == round_number), None)
         try:
             self._call("Commit", Done, round=round_number)
         except ProtocolError:
-            if prepared is None or prepared[1] is None or not self._is_new():
+            if known is None or known[1] is None or not self._is_new():
                 raise
-            self._call("Restore", Done, round=round_number, file=prepared[1])
-        if prepared is not None:
-            self._committed, self._prepared = prepared, None
+            self._call("Restore", Done, round=round_number, file=known[1])
+        if known is not None:
+            self._committed, self._prepared = known, None
 
     def abort(self, round_number: int) -> None:
         """See `Coordination.abort`."""
