@@ -115,15 +115,17 @@ def assemble(config: Config, extensions: Extensions) -> Parties:
     """Load data and encoders, cut, verify, and set up the parties. `InputError` if anything does not fit."""
     extensions.check(config)
     data = samples_of(config, extensions)
-    heads: dict[str, Head] = {}
-    tails: dict[str, Tail] = {}
-    widths: dict[str, Widths] = {}
-    measured: dict[str, Measured] = {}
-    for name in data.modalities:
-        settings = config.modalities[name]
-        one = sides(name, settings, config.compute, _encoder(name, settings, extensions.encoders), _example(data, name))
-        heads[name], tails[name], measured[name] = one.head, one.tail, one
-        widths[name] = widths_of(name, settings, heads[name], tails[name])
+    encoders = {name: _encoder(name, config.modalities[name], extensions.encoders) for name in data.modalities}
+    measured = {
+        name: sides(name, config.modalities[name], config.compute, encoder, example_of(data, name)) for name, encoder in encoders.items()
+    }
+    return compose(config, data, measured, extensions)
+
+
+def compose(config: Config, data: FederatedData, measured: Mapping[str, Measured], extensions: Extensions) -> Parties:
+    """The parties around sides that were cut before. `InputError` if an averaging rule or an adapter has no place."""
+    widths = {name: widths_of(name, config.modalities[name], one.head, one.tail) for name, one in measured.items()}
+    heads, tails = {name: one.head for name, one in measured.items()}, {name: one.tail for name, one in measured.items()}
     blueprint = Blueprint(config, widths, len(data.classes), _trained_weights(config, heads, tails))
     check_rules(blueprint)
     device = device_of(config.compute)
@@ -147,7 +149,7 @@ def whole_encoder(
     name: str, settings: Modality, compute: Compute, encoders: Mapping[str, "PreTrainedModel"] | None, data: FederatedData
 ) -> tuple["PreTrainedModel", dict[str, Tensor]]:
     """The encoder of modality `name` in one piece, and two samples that it takes. `InputError` if there is no such thing."""
-    return whole(name, settings, compute, _encoder(name, settings, encoders), _example(data, name))
+    return whole(name, settings, compute, _encoder(name, settings, encoders), example_of(data, name))
 
 
 def _data_of(config: Config) -> FederatedData:
@@ -172,7 +174,7 @@ def looks_of(config: Config) -> Path:
     return Path(config.kept.folder).expanduser() / "looks"
 
 
-def _example(data: FederatedData, modality: str) -> dict[str, Tensor]:
+def example_of(data: FederatedData, modality: str) -> dict[str, Tensor]:
     """Encoder inputs of two samples without a NaN, on which the encoder is cut and the cut is verified; of one where there is no other
     beside it. A sample that is not finite is its client's affair: it ends that client's round, not the run."""
     found = False

@@ -15,6 +15,7 @@ import click
 import typer
 
 import m2fedsa
+from m2fedsa.deploy import commands
 from m2fedsa.errors import ConfigError, CutError, InputError, Interrupted, M2FedSAError, WeightsError
 
 if TYPE_CHECKING:
@@ -174,34 +175,18 @@ def plan(
     show(plans)
 
 
+app.add_typer(commands.deploy)
+for _name in ("main_server", "fed_server", "client"):
+    app.command(_name.replace("_", "-"))(getattr(commands, _name))
+
+
 def _config(target: str | None, settings: Sequence[str] | None) -> "Config":
     """The settings of a recipe or of a TOML file, with changes."""
     if target is None:
         raise click.UsageError("Name what to run: a recipe (see `m2fedsa recipes`) or a TOML file; or --resume DIR.")
-    if target.endswith(".toml"):
-        from m2fedsa.config import Config
+    from m2fedsa.recipes import settings_of
 
-        found = Config.from_file(Path(target))
-    else:
-        from m2fedsa.recipes import RECIPES, named
-
-        if target not in RECIPES and Path(target).is_dir():
-            raise ConfigError(_what_of(Path(target)))
-        found = named(target)
-    return found.override(settings) if settings else found
-
-
-def _what_of(directory: Path) -> str:
-    """What to write instead of a directory."""
-    from m2fedsa.reporting.program import word
-
-    settings = directory / "config.toml"
-    if not settings.is_file():
-        return f"{directory} is a directory. Name a recipe (see `m2fedsa recipes`) or a TOML file."
-    return (
-        f"{directory} is a run directory, not a recipe or a TOML file. "
-        f"Go on with it: `m2fedsa run --resume {word(directory)}`; the same settings anew: `m2fedsa run {word(settings)}`."
-    )
+    return settings_of(target, settings or ())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -8,7 +8,7 @@ for each round:
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,9 +73,16 @@ def run(
 
 def run_in(directory: RunDirectory | None, config: Config, extensions: Extensions, progress: Progress, resume: bool = False) -> Result:
     """Run, or go on, in a directory that was checked before; see `run`."""
+    return conduct(directory, config, lambda: assemble(config, extensions), progress, resume)
+
+
+def conduct(
+    directory: RunDirectory | None, config: Config, gather: Callable[[], Company], progress: Progress, resume: bool = False
+) -> Result:
+    """Run, or go on, with the parties that `gather` brings together, wherever they are; errors are those of `run`."""
     try:
         with cpu_threads(config.compute.threads):
-            training = Training(assemble(config, extensions), progress, directory)
+            training = Training(gather(), progress, directory)
             try:
                 return training.through(resume)
             except (KeyboardInterrupt, BrokenPipeError):  # a person, or whoever read the output, has left
@@ -189,7 +196,7 @@ class Training:
         """One round, as in the four steps at the head of this file."""
         began = time.monotonic()
         server, coordination = self.parties.fed_server, self.parties.coordination
-        plan, tasks = server.begin_round()
+        plan, tasks = server.begin_round(self.parties.federation.present())
         coordination.begin(plan)
         answers = self._relay(tasks) if self.config.federation.client_update == "relay" else self._ask(tasks, "training")
         results = [answer for answer in answers if isinstance(answer, TrainResult)]
@@ -210,9 +217,6 @@ class Training:
         answers: list[Answer | Failure] = []
         for answer in self.parties.federation.run(tasks):
             answers.append(answer)
-            if isinstance(answer, Failure) and answer.kind == StorageError.__name__:
-                # The disk is everybody's here: without this the run would go on, and end elsewhere than with room.
-                raise StorageError(answer.message)
             self.progress.client_done(len(answers), len(tasks), what)
         return answers
 

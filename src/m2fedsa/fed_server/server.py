@@ -96,15 +96,16 @@ class FedServer:
         uniform = torch.full((blueprint.classes,), 1.0 / blueprint.classes).log()
         self.state = State(0, initial_client_tensors(blueprint), uniform)
 
-    def begin_round(self) -> tuple[RoundPlan, list[TrainTask]]:
-        """Plan the next round: its phase, its clients, their tasks."""
+    def begin_round(self, present: Sequence[str] | None = None) -> tuple[RoundPlan, list[TrainTask]]:
+        """Plan the next round: its phase, its clients, their tasks. `present`: who can take part now; None: everybody."""
         config, number = self.blueprint.config, self.state.round + 1
         since = transfer_since(config.transfer.start, number, self.state.losses, self.state.since)
         rate = config.optimizer.learning_rate
         if config.optimizer.schedule == "cosine":
             rate *= cosine(number, config.federation.rounds)
         phase = "fusion" if since is None else "transfer"
-        eligible = [client for client in self.clients.values() if self._takes_part(client, transfer=since is not None)]
+        here = self.clients.keys() if present is None else set(present)
+        eligible = [one for name, one in self.clients.items() if name in here and self._takes_part(one, transfer=since is not None)]
         chosen = self.sampler(number, eligible, config.federation.clients_per_round, derive(config.seed, "sample", number))
         _check_chosen(chosen, eligible, number)
         roster = {name: self.clients[name].modalities for name in sorted(chosen)}

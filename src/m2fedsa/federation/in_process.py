@@ -3,7 +3,7 @@
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Protocol
 
-from m2fedsa.errors import M2FedSAError
+from m2fedsa.errors import M2FedSAError, StorageError
 from m2fedsa.messages import ClientInfo, Failure, Result, Task, TrainResult, TrainTask
 
 
@@ -45,14 +45,21 @@ class InProcessFederation:
         """See `Federation.clients`."""
         return [client.info() for client in self._clients.values()]
 
+    def present(self) -> Sequence[str]:
+        """See `Federation.present`."""
+        return list(self._clients)
+
     def run(self, tasks: Sequence[Task]) -> Iterator[Result | Failure]:
-        """One task after the other. What a client raises becomes its failure, unless it is no error of ours."""
+        """One task after the other. What a client raises becomes its failure, unless it is no error of ours; or `StorageError`: the disk is
+        everybody's here, and without this the run would go on, and end elsewhere than with room."""
         if self._side_by_side and all(isinstance(task, TrainTask) for task in tasks):
             yield from self._together([task for task in tasks if isinstance(task, TrainTask)])
             return
         for task in tasks:
             try:
                 yield self._clients[task.client].perform(task)
+            except StorageError:
+                raise
             except M2FedSAError as error:
                 yield Failure(task.client, type(error).__name__, str(error))
 
@@ -66,6 +73,8 @@ class InProcessFederation:
                     continue
                 except StopIteration as done:
                     answer: Result | Failure = done.value
+                except StorageError:
+                    raise
                 except M2FedSAError as error:
                     answer = Failure(name, type(error).__name__, str(error))
                 del under_way[name]

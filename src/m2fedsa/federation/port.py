@@ -16,8 +16,12 @@ class Federation(Protocol):
     def clients(self) -> Sequence[ClientInfo]:
         """Who is registered, sorted by name."""
 
+    def present(self) -> Sequence[str]:
+        """The names of those that can be given a task now, sorted."""
+
     def run(self, tasks: Sequence[Task]) -> Iterator[Result | Failure]:
-        """Give each task to its client and yield one result or failure per task, in the order in which they arrive."""
+        """Give each task to its client and yield one result or failure per task, in the order in which they arrive. `StorageError`
+        where the disk that refuses is not a client's own."""
 
     def commit(self, round_number: int, accepted: Sequence[str]) -> None:
         """The round is part of the run: the accepted clients take the local tensors that they wrote for it as their own, and drop what

@@ -1,7 +1,8 @@
 """Named configurations: functions that return one `Config`, so that a line of Python or a file of TOML can start from them."""
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from m2fedsa.config import Config
 from m2fedsa.errors import ConfigError
@@ -54,3 +55,27 @@ def named(name: str) -> Config:
         advice = f"Did you mean {near[0]}?" if near else f"There are {', '.join(RECIPES)}; a file's name ends in .toml."
         raise ConfigError(f"unknown recipe {name!r}. {advice}")
     return RECIPES[name]()
+
+
+def settings_of(target: str, changes: Sequence[str] = ()) -> Config:
+    """The settings of a recipe, or of a file whose name ends in `.toml`, with changes (`key=value`). `ConfigError` if there are none."""
+    if target.endswith(".toml"):
+        found = Config.from_file(Path(target))
+    elif target not in RECIPES and Path(target).is_dir():
+        raise ConfigError(_what_of(Path(target)))
+    else:
+        found = named(target)
+    return found.override(changes) if changes else found
+
+
+def _what_of(directory: Path) -> str:
+    """What to write instead of a directory."""
+    from m2fedsa.reporting.program import word
+
+    settings = directory / "config.toml"
+    if not settings.is_file():
+        return f"{directory} is a directory. Name a recipe (see `m2fedsa recipes`) or a TOML file."
+    return (
+        f"{directory} is a run directory, not a recipe or a TOML file. "
+        f"Go on with it: `m2fedsa run --resume {word(directory)}`; the same settings anew: `m2fedsa run {word(settings)}`."
+    )

@@ -82,7 +82,7 @@ class Lines:
         """See `Progress`."""
         self.say([Part(self._label("clients")), Part(f"  {holdings(facts)}"), Part(f" · {samples(facts)}", 1)])
         for note in facts.get("notes", []):
-            self.say([Part(self._label("note")), Part(f"  {note}", style="yellow")])
+            self.note(note)
         if after:
             self.say([Part(self._label("resumed")), Part(f"  after round {after} of {self.total}")])
 
@@ -91,6 +91,10 @@ class Lines:
         cost = f"{plural(record['samples'], 'sample')} once, {size(record['bytes']['up'])} up"
         self.say([Part(self._label("warm start"), style="bold"), *self._scores(record["metrics"]), Part(f"   {cost}", 2, "dim")])
         self._without(record.get("failures", []))
+
+    def note(self, text: str) -> None:
+        """Something that people should know and that is no part of the run's records."""
+        self.say([Part(self._label("note")), Part(f"  {text}", style="yellow")])
 
     def client_done(self, done: int, total: int, task: str = "training") -> None:
         """See `Progress`; a line would be too much."""

@@ -1,0 +1,184 @@
+"""`m2fedsa fed-server`: a SuperLink that lets in the registry's keys, and the run as a ServerApp on it, begun again until it is done."""
+
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+from m2fedsa.deploy.drawing import read_json
+from m2fedsa.deploy.journal import Journal
+from m2fedsa.deploy.keys import CA, SUPERLINK, check_keys
+from m2fedsa.deploy.lead import OUTCOME
+from m2fedsa.deploy.places import KEYS, LOG, STATE
+from m2fedsa.deploy.processes import QUIET, Child, adopt_orphans, end
+from m2fedsa.deploy.programs import FedServerProgram, read_program
+from m2fedsa.deploy.registry import Registry
+from m2fedsa.errors import Interrupted, RunError
+from m2fedsa.federation.superlink import Control
+
+_PATIENCE = 60.0
+"""Seconds that a SuperLink has to answer after its start."""
+_LOOK = 1.0
+"""Seconds between two looks at the run."""
+MOST_STARTS = 20
+"""Times that a run is begun again after crashes, before a person has to look."""
+APP = """[build-system]
+requires = ["hatchling"]
+build-backend = "hatchling.build"
+
+[project]
+name = "m2fedsa"
+version = "1.0.0"
+description = "M2FedSA over Flower"
+license = "Apache-2.0"
+dependencies = []
+
+[tool.flwr.app]
+publisher = "m2fedsa"
+
+[tool.flwr.app.components]
+serverapp = "app:server"
+clientapp = "app:client"
+
+[tool.flwr.app.config]
+folder = ""
+"""
+APP_CODE = '''"""What Flower starts: on the fed server the server alone, on a client's machine the client alone."""
+
+
+def __getattr__(name: str) -> object:
+    if name == "server":
+        from m2fedsa.deploy.server_app import server_app
+
+        return server_app
+    if name == "client":
+        from m2fedsa.federation.client_app import client_app
+
+        return client_app
+    raise AttributeError(name)
+'''
+
+
+class FedServerService:
+    """The fed server's processes, from their start to the end of the run."""
+
+    def __init__(self, path: Path) -> None:
+        """`path`: fed-server.toml. `InputError` if something in its folder is not as it must be."""
+        self.folder = path.resolve().parent
+        self.program = read_program(path, FedServerProgram)
+        check_keys(self.folder)
+        self.registry = Registry.read(self.folder)
+        self.state = self.folder / STATE
+        self.journal = Journal(self.state / LOG, "fed-server", self.program.run)
+        self.authority = (self.folder / KEYS / CA).read_bytes()
+        self.superlink = Child("superlink", self._command(), self.state / "superlink.log", self._environment())
+
+    def _command(self) -> list[str]:
+        keys = self.folder / KEYS
+        return [
+            sys.executable, "-m", "m2fedsa.federation.superlink",
+            "--ssl-certfile", str(keys / f"{SUPERLINK}.pem"), "--ssl-keyfile", str(keys / f"{SUPERLINK}.key"),
+            "--ssl-ca-certfile", str(keys / CA),
+            "--enable-supernode-auth", "--disable-runtime-dependency-installation",
+            "--host", self.program.listen, "--port", str(self.program.superlink.port),
+            "--database", str(self.state / "superlink.db"),
+        ]  # fmt: skip
+
+    def _environment(self) -> dict[str, str]:
+        path = f"{Path(sys.executable).parent}:{_path()}"
+        return {**QUIET, "FLWR_HOME": str(self.state / "flower"), "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2", "PATH": path}
+
+    def through(self) -> str:
+        """To the end of the run; its digest. `RunError` if it failed or does not get past its crashes."""
+        adopt_orphans()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, _interrupt)
+        try:
+            for _ in range(MOST_STARTS):
+                outcome = self._once()
+                if outcome is not None:
+                    return self._told(outcome)
+            raise RunError(f"the run was begun {MOST_STARTS} times and crashed each time; {self.state / 'superlink.log'} says how.")
+        finally:
+            end([self.superlink])
+
+    def _once(self) -> dict[str, str] | None:
+        """From a start of the SuperLink to the end of the run; None after a crash of either."""
+        self._clear()
+        self.superlink.start()
+        control = self._answering()
+        if control is None:
+            return None
+        try:
+            control.register({name: one.key for name, one in self.registry.members.items() if not one.revoked})
+            run = control.start(self._app(), {"folder": str(self.folder)})
+            self.journal.note("submitted", flower_run=str(run))
+            return self._watch(control, run)
+        except (RunError, OSError) as error:
+            self.journal.note("lost", level="warning", reason=str(error))
+            return None
+        except Exception as error:
+            # What Flower's client raises has no common root; a SuperLink that left is no reason to leave too.
+            self.journal.note("lost", level="warning", kind=type(error).__name__, reason=str(error))
+            return None
+        finally:
+            control.close()
+            end([self.superlink])
+
+    def _watch(self, control: Control, run: int) -> dict[str, str] | None:
+        while True:
+            time.sleep(_LOOK)
+            if (self.state / OUTCOME).exists():
+                return dict(read_json(self.state / OUTCOME))
+            if self.superlink.status is not None:
+                self.journal.note("crashed", level="warning", what="superlink", status=self.superlink.status)
+                return None
+            state, words = control.state(run)
+            if state == "finished" and not (self.state / OUTCOME).exists():
+                self.journal.note("crashed", level="warning", what="run", reason=words)
+                return None
+
+    def _answering(self) -> Control | None:
+        until = time.monotonic() + _PATIENCE
+        while time.monotonic() < until and self.superlink.status is None:
+            if _open(self.program.superlink.port):
+                return Control(self.program.superlink.port, self.authority)
+            time.sleep(0.2)
+        self.journal.note("crashed", level="warning", what="superlink", reason=self.superlink.tail())
+        time.sleep(1.0)
+        return None
+
+    def _clear(self) -> None:
+        (self.state / OUTCOME).unlink(missing_ok=True)
+
+    def _app(self) -> Path:
+        folder = self.state / "app"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        (folder / "pyproject.toml").write_text(APP)
+        (folder / "app.py").write_text(APP_CODE)
+        return folder
+
+    def _told(self, outcome: dict[str, str]) -> str:
+        if outcome["status"] != "done":
+            raise RunError(outcome["message"])
+        return outcome["digest"]
+
+
+def _interrupt(*_: object) -> None:
+    raise Interrupted("stopped; the last finished round is kept, and the same command goes on from there.")
+
+
+def _open(port: int) -> bool:
+    import socket
+
+    with socket.socket() as probe:
+        probe.settimeout(0.5)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _path() -> str:
+    import os
+
+    return os.environ.get("PATH", os.defpath)

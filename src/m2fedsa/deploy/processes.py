@@ -1,0 +1,100 @@
+"""Child processes that end with their parent, whatever ends it, and leave nothing behind."""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+_PARENT_DEATH, _SUBREAPER = 1, 36
+"""prctl's PR_SET_PDEATHSIG and PR_SET_CHILD_SUBREAPER, of Linux."""
+_GRACE = 8.0
+"""Seconds that a process has to end by itself."""
+QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1"}
+"""Flower without calls to its makers and without installing anything."""
+
+
+# Looked up here: between fork and exec nothing may be loaded.
+_prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
+
+
+def adopt_orphans() -> None:
+    """From now on, what children of this process leave behind becomes its own child, so that it can be ended and is no zombie."""
+    if _prctl is not None:
+        _prctl(_SUBREAPER, 1, 0, 0, 0)
+
+
+def _die_with_parent() -> None:
+    if _prctl is not None:
+        _prctl(_PARENT_DEATH, signal.SIGTERM, 0, 0, 0)
+
+
+@dataclass
+class Child:
+    """A program in a session of its own, its output in a file; begun again when it ends, if that is wanted."""
+
+    name: str
+    command: Sequence[str]
+    log: Path
+    environment: Mapping[str, str] = field(default_factory=dict)
+    process: "subprocess.Popen[bytes] | None" = None
+    starts: int = 0
+
+    def start(self) -> None:
+        """Start it."""
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        self.starts += 1
+        with self.log.open("ab") as output:
+            self.process = subprocess.Popen(
+                self.command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **self.environment},
+                start_new_session=True,
+                preexec_fn=_die_with_parent,  # noqa: PLW1509  (no threads of ours hold a lock here)
+            )
+
+    @property
+    def status(self) -> int | None:
+        """Its exit status; None while it runs."""
+        return None if self.process is None else self.process.poll()
+
+    def tail(self, lines: int = 12) -> str:
+        """The last lines that it said."""
+        try:
+            return "\n".join(self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
+        except OSError:
+            return ""
+
+
+def end(children: Sequence[Child], grace: float = _GRACE) -> None:
+    """End them and all that they started: asked first, then made to. Waits until the last is gone."""
+    running = [child.process for child in children if child.process is not None]
+    for process in running:
+        _signal(process.pid, signal.SIGTERM)
+    until = time.monotonic() + grace
+    for process in running:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(max(0.05, until - time.monotonic()))
+    for process in running:
+        _signal(process.pid, signal.SIGKILL)
+        process.wait()
+    _reap()
+
+
+def _signal(leader: int, number: int) -> None:
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(leader, number)
+
+
+def _reap() -> None:
+    """Take leave of adopted orphans that have ended."""
+    with suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass

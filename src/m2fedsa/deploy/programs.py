@@ -1,0 +1,114 @@
+"""The one TOML of each program: where it listens, whom it calls, how patient it is. Paths are those of the folder that the file lies in."""
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import tomli_w
+from pydantic import Field, ValidationError
+
+from m2fedsa.complaints import complaints
+from m2fedsa.config import Section
+from m2fedsa.durable import write_atomically
+from m2fedsa.errors import ConfigError
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+Seconds = Annotated[float, Field(gt=0.0)]
+SILENCE = 120.0
+
+
+class Address(Section):
+    """Where a server is reached."""
+
+    host: str
+    """A name or an IP address; the server's certificate is made out to it."""
+    port: Port
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
+class FedServerProgram(Section):
+    """`fed-server.toml`."""
+
+    run: str
+    """Name of the deployment; tasks, tokens and logs carry it."""
+    listen: str = "0.0.0.0"
+    """Address on which the SuperLink listens."""
+    superlink: Address
+    """Where clients reach the SuperLink."""
+    coordination: Address
+    """Where the main server is reached."""
+    out: str = "run"
+    """The run directory, in this folder unless it is an absolute path."""
+    wait_for_clients: Seconds = 300.0
+    """Seconds to wait before the first round until all registered clients are connected; then it goes on with those that are."""
+    token_hours: Seconds = 24.0
+    """Hours for which a token lets a client into its round."""
+
+
+class ClientProgram(Section):
+    """`client.toml`."""
+
+    run: str
+    """Name of the deployment."""
+    name: str
+    """Its name in the registry."""
+    modalities: list[str]
+    """What it holds, in the run's order."""
+    superlink: Address
+    """Where the SuperLink is reached."""
+    main_server: Address
+    """Where the main server is reached."""
+    runtime_port: Port
+    """Of this machine, where the SuperNode and its ClientApps meet; only this machine reaches it."""
+    silence: Seconds = SILENCE
+    """Seconds without any step forward after which a task counts as lost."""
+
+
+class MainServerProgram(Section):
+    """`main-server.toml`."""
+
+    run: str
+    """Name of the deployment."""
+    listen: str = "0.0.0.0"
+    """Address on which it listens."""
+    port: Port
+    """For clients."""
+    coordination: Port
+    """For the fed server."""
+
+
+class Deployment(Section):
+    """`deploy.toml`, of whoever set the deployment up."""
+
+    run: str
+    """Name of the deployment."""
+    superlink: Address
+    """Where clients reach the fed server."""
+    main_server: Address
+    """Where clients reach the main server."""
+    coordination: Address
+    """Where the fed server reaches the main server."""
+
+
+Program = TypeVar("Program", bound=Section)
+
+
+def write_program(path: Path, program: Section) -> None:
+    """The file, every key with its value."""
+    write_atomically(path, tomli_w.dumps(program.model_dump(mode="json", exclude_none=True)).encode())
+
+
+def read_program(path: Path, kind: type[Program]) -> Program:
+    """A program's settings. `ConfigError` names file, key, what was found and what would be right."""
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no such file. `m2fedsa deploy init` writes it.") from error
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as TOML: {error}.") from error
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError("\n       ".join(f"{path}: {line}" for line in complaints(error, values, kind))) from error

@@ -1,0 +1,135 @@
+"""Clients on machines of their own, reached over Flower: a task is a message to a SuperNode, a result its reply.
+
+A client's name is bound to its key: the SuperLink lets in registered keys alone, and a node whose key is not in the registry gets no task.
+What a client shall take as its local tensors travels with its next task, so that `commit` and `restore` cost no message of their own.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.metadata import version
+from typing import TYPE_CHECKING, cast
+
+from m2fedsa.errors import M2FedSAError, ProtocolError
+from m2fedsa.federation.doorstep import Envelope
+from m2fedsa.identity import Purpose
+from m2fedsa.links import wire
+from m2fedsa.messages import (
+    ClientInfo,
+    EvaluateResult,
+    EvaluateTask,
+    Failure,
+    JudgeResult,
+    JudgeTask,
+    Result,
+    SumsResult,
+    SumsTask,
+    Task,
+    TrainResult,
+    TrainTask,
+)
+
+if TYPE_CHECKING:
+    from flwr.app import Message
+    from flwr.serverapp import Grid
+
+RECORD = "m2fedsa"
+RESULTS: Mapping[type[object], type[Result]] = {
+    TrainTask: TrainResult,
+    SumsTask: SumsResult,
+    JudgeTask: JudgeResult,
+    EvaluateTask: EvaluateResult,
+}
+Issue = Callable[[str, Purpose, int], str]
+"""client, purpose and round -> the token that lets the client in at the main server"""
+TYPES: Mapping[type[object], str] = {TrainTask: "train", SumsTask: "query", JudgeTask: "query", EvaluateTask: "evaluate"}
+_LIFETIME = 30 * 24 * 3600.0
+"""Seconds for which a message stands. Deadlines are about progress, which the ClientApp and Flower's heartbeats watch."""
+_QUICKEST, _SLOWEST = 0.2, 1.0
+"""Seconds between two looks for replies: soon after a task was given, and later."""
+
+
+class FlowerFederation:
+    """See `federation.port.Federation`."""
+
+    def __init__(self, grid: "Grid", registry: Sequence[ClientInfo], keys: Mapping[bytes, str], run: str, issue: Issue) -> None:
+        """`keys`: a SuperNode's public key -> its client. `issue`: signs tokens."""
+        self._grid, self._keys, self._run, self._issue = grid, keys, run, issue
+        self._registry = sorted(registry, key=lambda client: client.name)
+        self._locals: dict[str, tuple[int, str]] = {}
+        self._written: dict[str, tuple[int, str]] = {}
+
+    def clients(self) -> Sequence[ClientInfo]:
+        """See `Federation.clients`."""
+        return self._registry
+
+    def present(self) -> Sequence[str]:
+        """See `Federation.present`."""
+        return sorted(self._nodes())
+
+    def run(self, tasks: Sequence[Task]) -> Iterator[Result | Failure]:
+        """All tasks at once; replies as they come."""
+        nodes = self._nodes()
+        awaited: dict[str, Task] = {}
+        messages = []
+        for task in tasks:
+            if task.client in nodes:
+                messages.append((task, self._message(task, nodes[task.client])))
+            else:
+                yield Failure(
+                    task.client, "Away", f"client {task.client} is not connected: its SuperNode is not running or cannot reach here."
+                )
+        # One by one: a single request with all tasks may be larger than a server takes.
+        for task, message in messages:
+            awaited[next(iter(self._grid.push_messages([message])))] = task
+        pause = _QUICKEST
+        while awaited:
+            arrived = list(self._grid.pull_messages(list(awaited)))
+            for reply in arrived:
+                task = awaited.pop(reply.metadata.reply_to_message_id)
+                yield self._read(task, reply)
+            pause = _QUICKEST if arrived else min(_SLOWEST, pause * 1.2)
+            if awaited:
+                time.sleep(pause)
+
+    def commit(self, round_number: int, accepted: Sequence[str]) -> None:
+        """See `Federation.commit`. The clients learn of it with their next task."""
+        for name in accepted:
+            if name in self._written and self._written[name][0] == round_number:
+                self._locals[name] = self._written.pop(name)
+
+    def restore(self, locals_: Mapping[str, tuple[int, str]]) -> None:
+        """See `Federation.restore`. The clients learn of it with their next task."""
+        self._locals, self._written = dict(locals_), {}
+
+    # --- messages -------------------------------------------------------------------------------------------------------------------
+
+    def _nodes(self) -> dict[str, int]:
+        """client -> its node, of those that are connected and in the registry."""
+        return {self._keys[node.public_key]: node.node_id for node in self._grid.get_nodes() if node.public_key in self._keys}
+
+    def _message(self, task: Task, node: int) -> "Message":
+        from flwr.app import ConfigRecord, Message, RecordDict
+
+        purpose: Purpose = "train" if isinstance(task, TrainTask) else "evaluate"
+        at = task.plan.number if isinstance(task, TrainTask) else task.view.round
+        token, local = self._issue(task.client, purpose, at), self._locals.get(task.client)
+        envelope = Envelope(self._run, task.client, type(task).__name__, at, token, local, version("m2fedsa"))
+        content = RecordDict({RECORD: ConfigRecord({"envelope": envelope.to_json(), "task": wire.to_bytes(task)})})
+        return Message(content, dst_node_id=node, message_type=TYPES[type(task)], ttl=_LIFETIME, group_id=str(at))
+
+    def _read(self, task: Task, reply: "Message") -> Result | Failure:
+        if reply.has_error():
+            return Failure(task.client, "Lost", f"client {task.client}: Flower says: {reply.error.reason}")
+        told = reply.content[RECORD]
+        kind, message = str(told["kind"]), str(told["message"])
+        if "result" not in told:
+            return Failure(task.client, kind, message)
+        try:
+            result = wire.decode(cast(bytes, told["result"]), RESULTS[type(task)])
+            if result.client != task.client:
+                raise ProtocolError(f"client {task.client} sent a result of client {result.client}.")
+        except M2FedSAError as error:
+            return Failure(task.client, type(error).__name__, str(error))
+        if isinstance(result, TrainResult) and isinstance(task, TrainTask) and result.local is not None:
+            self._written[task.client] = (task.plan.number, result.local)
+        return result
