@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from tests import worlds
-from tests.conformance import over_grpc
+from tests.conformance import over_flower, over_grpc
 from torch import Tensor
 
 from m2fedsa.config import Config
@@ -69,7 +69,14 @@ def grpc(config: Config, data: FederatedData, folder: Path) -> Iterator[Deployme
         yield Deployment(who.fed_server, links, over_grpc.federation(who, links), coordination)
 
 
-DEPLOYMENTS: Mapping[str, Deploy] = {"in process": in_process, "gRPC": grpc}
+@contextmanager
+def flower(config: Config, data: FederatedData, folder: Path) -> Iterator[Deployment]:
+    """The same, and the fed server reaches resident clients through Flower's messages and ClientApps."""
+    with over_grpc.served(config, data, folder) as (who, links, coordination), over_flower.federation(who, links, folder) as federation:
+        yield Deployment(who.fed_server, links, federation, coordination)
+
+
+DEPLOYMENTS: Mapping[str, Deploy] = {"in process": in_process, "gRPC": grpc, "Flower": flower}
 
 
 @pytest.fixture(params=DEPLOYMENTS)

@@ -7,7 +7,7 @@ import datetime
 import json
 import sys
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 _LARGEST = 50_000_000
 """Bytes after which a journal is begun anew; the one before is kept beside it."""
@@ -20,7 +20,6 @@ class Journal:
         """`party`: `fed-server`, `main-server` or a client's name."""
         self._path, self._party, self._run = path, party, run
         self.round: int | None = None
-        self._file: TextIO | None = None
 
     def note(self, event: str, *, level: str = "info", **fields: Any) -> None:
         """Add a line. A full disk does not stop a party: the line goes to the standard error then."""
@@ -28,20 +27,16 @@ class Journal:
         entry = {"time": now, "level": level, "run": self._run, "party": self._party, "round": self.round, "event": event, **fields}
         line = json.dumps(entry, ensure_ascii=False, default=str) + "\n"
         try:
-            stream = self._open()
-            stream.write(line)
-            stream.flush()
+            self._add(line)
         except OSError:
             sys.stderr.write(line)
 
-    def _open(self) -> TextIO:
+    def _add(self, line: str) -> None:
         if self._path is None:
-            return sys.stderr
-        if self._file is None:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self._path.open("a", encoding="utf-8")
-        elif self._file.tell() > _LARGEST:
-            self._file.close()
+            sys.stderr.write(line)
+            return
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        if self._path.exists() and self._path.stat().st_size > _LARGEST:
             self._path.replace(self._path.with_name(f"{self._path.name}.1"))
-            self._file = self._path.open("a", encoding="utf-8")
-        return self._file
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(line)

@@ -38,6 +38,7 @@ __all__ = [
     "named",
     "paper_shapes",
     "products",
+    "settings_of",
     "spoken_digits",
     "summaries",
 ]

@@ -3,49 +3,27 @@
 The transport itself is a process per machine and message, which the integration tests start.
 """
 
+import functools
 import socket
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 
 from flwr.app import Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
+from tests import worlds
+from tests.conformance import over_grpc
 
+from m2fedsa.client import Client
 from m2fedsa.deploy.journal import Journal
 from m2fedsa.deploy.resident import Resident
 from m2fedsa.federation.client_app import client_app
 from m2fedsa.federation.flower import FlowerFederation
 
-RUN = "conformance"
 SILENCE = 60.0
-
-
-class OneAtATime:
-    """A link of one process, used by several clients at once: one call after the other, as behind a network."""
-
-    def __init__(self, inner, lock):
-        self.inner, self.lock = inner, lock
-
-    def __getattr__(self, name):
-        made = getattr(self.inner, name)
-
-        def call(*arguments):
-            with self.lock:
-                found = made(*arguments)
-            return OneAtATime(found, self.lock) if name == "session" else found
-
-        return call
-
-    def __enter__(self):
-        self.inner.__enter__()
-        return self
-
-    def __exit__(self, *arguments):
-        with self.lock:
-            self.inner.__exit__(*arguments)
 
 
 class DirectGrid:
@@ -84,27 +62,26 @@ class DirectGrid:
 
 
 @contextmanager
-def residents(clients, folder: Path) -> Iterator[DirectGrid]:
-    """Every client resident behind a socket of its own."""
+def federation(who: worlds.Parties, links: over_grpc.Links, folder: Path) -> Iterator[FlowerFederation]:
+    """Every client resident behind a socket of its own, with its own link over gRPC."""
     with ExitStack() as stack:
         near = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        sockets, lock = {}, threading.Lock()
-        for client in clients:
-            place = near / client.name
-            client.link = OneAtATime(client.link, lock)
+        sockets = {}
+        for name, data in who.data.clients.items():
+            sockets[name] = near / name
             door = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
-            door.bind(str(place))
+            door.bind(str(sockets[name]))
             door.listen()
-            sockets[client.name] = place
-            resident = Resident(client, RUN, lambda token: None, Journal(folder / f"{client.name}.jsonl", client.name, RUN))
+            link = links.of(name)
+            client = Client(name, data, who.shared, link)
+            journal = Journal(folder / f"{name}.jsonl", name, over_grpc.RUN)
+            resident = Resident(client, over_grpc.RUN, functools.partial(setattr, link, "token"), journal)
             threading.Thread(target=_serve, args=(resident, door), daemon=True).start()
-        yield DirectGrid(sockets)
+            stack.callback(door.shutdown, socket.SHUT_RDWR)
+        infos = who.federation.clients()
+        yield FlowerFederation(DirectGrid(sockets), infos, {name.encode(): name for name in sockets}, over_grpc.RUN, over_grpc.token)
 
 
 def _serve(resident, door):
     with suppress(OSError):  # the door was closed: the test is over
         resident.serve(door)
-
-
-def federation(grid, infos: Sequence[object]) -> FlowerFederation:
-    return FlowerFederation(grid, infos, {name.encode(): name for name in grid.sockets}, RUN, lambda client, purpose, at: "")
