@@ -17,6 +17,7 @@ from m2fedsa.models.adapter import Adapter, Classifier, Dropout, initialise
 from m2fedsa.models.fusion import Fusion
 from m2fedsa.seeding import derive
 from m2fedsa.state import Tensors, snapshot
+from m2fedsa.tasks import Task, task_of
 
 FUSED = "fused"
 """First name of C_f's tensors."""
@@ -44,7 +45,7 @@ class Widths:
 
 @dataclass(frozen=True)
 class Blueprint:
-    """What every party knows: settings, widths per modality (in the run's order), number of classes."""
+    """What every party knows: settings, widths per modality (in the run's order), number of classes or targets."""
 
     config: Config
     widths: Mapping[str, Widths]
@@ -56,6 +57,11 @@ class Blueprint:
     def modalities(self) -> tuple[str, ...]:
         """All modalities, in the run's order."""
         return tuple(self.widths)
+
+    @property
+    def task(self) -> Task:
+        """What is to be told of a sample."""
+        return task_of(self.config.data.task, self.classes, self.modalities)
 
 
 class Parts:

@@ -215,6 +215,9 @@ class Loss(Section):
 
     prior_adjusted: bool = True
     """Let a client's own class frequencies take the place of the global ones while it trains."""
+    balance: Literal["none", "weights", "sampling"] = "none"
+    """Let all classes count alike, however frequent they are, as the unweighted average recall does: `weights` in the loss, by the global
+    frequencies that the warm start counts; `sampling`: a client draws its classes alike."""
     classifier_dropout: Probability = 0.0
     """Dropout before the classifiers."""
 
@@ -407,6 +410,12 @@ class Config(Section):
                 raise ValueError(f"modalities.{name}: a modality's name is letters, digits and underscores, first a letter")
             if name in RESERVED_NAMES:
                 raise ValueError(f"modalities.{name}: this name is taken by the tensors of fusion; choose another")
+        if self.loss.balance == "weights" and not self.federation.warm_start:
+            raise ValueError('loss.balance = "weights" needs federation.warm_start = true, which counts the classes; or take "sampling"')
+        if self.loss.balance == "sampling" and self.data.task == "multi_label":
+            raise ValueError('loss.balance = "sampling" is for one class a sample; with data.task = "multi_label" take "weights"')
+        if self.loss.balance != "none" and self.data.task == "regression":
+            raise ValueError(f'loss.balance = "{self.loss.balance}", but data.task = "regression" has no classes; leave it out')
         if self.data.partition == "column" and self.data.column is None:
             raise ValueError('data.partition = "column", but data.column is unset; name the column that clients are made by')
         if sum(self.data.held_out) >= 1:

@@ -10,9 +10,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from m2fedsa.data.samples import UNLABELLED, FederatedData, Samples
+from m2fedsa.data.samples import FederatedData, Kind, Samples, labelled
 from m2fedsa.messages import ClientInfo, EvaluateResult, Failure, Traffic, TrainResult
-from m2fedsa.metrics import Tally
+from m2fedsa.metrics import ClassTally, Tally, merged, tally_of
 from m2fedsa.parties import Company
 from m2fedsa.reporting.records import Bytes, ClientRecord, Facts, FailureRecord, Metrics, ResultRecord, WarmStartRecord
 
@@ -30,13 +30,13 @@ class Evaluated:
     """clients that could not; their samples are in neither"""
 
     @classmethod
-    def of(cls, results: Sequence[EvaluateResult], failures: Sequence[Failure] = ()) -> "Evaluated":
+    def of(cls, kind: Kind, results: Sequence[EvaluateResult], failures: Sequence[Failure] = ()) -> "Evaluated":
         """Merge in the order of the clients' names."""
         ordered = sorted(results, key=lambda result: result.client)
-        clients = {one.client: {name: Tally.from_tensors(tally) for name, tally in one.tallies.items()} for one in ordered}
+        clients = {one.client: {name: tally_of(kind, tally) for name, tally in one.tallies.items()} for one in ordered}
         names = dict.fromkeys(name for tallies in clients.values() for name in tallies)
         ranked = sorted(names, key=lambda name: (name != "fused", name.count("+")))
-        union = {name: Tally.merge(tallies[name] for tallies in clients.values() if name in tallies) for name in ranked}
+        union = {name: merged([tallies[name] for tallies in clients.values() if name in tallies]) for name in ranked}
         return cls(clients, union, tuple(failures))
 
     @property
@@ -97,18 +97,21 @@ def facts_of(data: FederatedData, registry: Mapping[str, ClientInfo]) -> Facts:
             "labelled": info.labelled,
             "validation": info.validation,
             "test": info.test,
-            "classes": _per_class(train, len(data.classes)),
+            **({} if train is None else {"having": dict(zip(train.modalities, train.presence.sum(0).tolist(), strict=True))}),
+            **_told_of(train, data.kind, len(data.classes)),
         }
     facts = {"modalities": list(data.modalities), "classes": list(data.classes), "clients": clients}
     return cast(Facts, {**facts, "notes": list(data.notes)} if data.notes else facts)
 
 
-def _per_class(samples: Samples | None, classes: int) -> list[int]:
-    if samples is None:
-        return [0] * classes
-    labels: Tensor = samples.labels[samples.labels != UNLABELLED]
-    counts: list[int] = torch.bincount(labels, minlength=classes).tolist()
-    return counts
+def _told_of(samples: Samples | None, kind: Kind, classes: int) -> dict[str, Any]:
+    """What training labels a client has: how many of each class, or how numbers lie."""
+    labels = torch.zeros(0, classes) if samples is None else samples.labels[labelled(samples.labels)]
+    if kind == "regression":
+        mean, deviation = (labels.double().mean(0), labels.double().std(0, correction=0)) if len(labels) else (None, None)
+        return {} if mean is None or deviation is None else {"mean": mean.tolist(), "deviation": deviation.tolist()}
+    counts = torch.bincount(labels, minlength=classes) if kind == "single_label" and len(labels) else labels.sum(0).long()
+    return {"classes": counts.tolist() if counts.ndim else [0] * classes}
 
 
 def bytes_of(*traffic: Traffic) -> Bytes:
@@ -146,8 +149,9 @@ def result_record(
         "rounds": rounds,
         "seconds": round(seconds, 3),
         "versions": versions(),
-        "confusion": {name: tally.confusion.tolist() for name, tally in test.union.items()},
     }
+    if any(isinstance(tally, ClassTally) for tally in test.union.values()):
+        record["confusion"] = {name: tally.confusion.tolist() for name, tally in test.union.items() if isinstance(tally, ClassTally)}
     if warm is not None:
         record["closed_form"] = warm.get("test")
     if validation.failures or test.failures:

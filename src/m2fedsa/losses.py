@@ -1,23 +1,27 @@
 """The losses of a step, on the client.
 
-Legend: B batch, B_m its rows that have modality m, K classes; p_m unimodal logits, s fused logits. Unimodal logits estimate the posterior
-under the global class frequencies π; `adjustment` is log(π_u/π), with which a client's own frequencies π_u take π's place.
+Legend: B batch, B_m its rows that have modality m, K classes or targets; p_m unimodal logits, s fused logits. Unimodal logits estimate the
+posterior under the global class frequencies π; `adjustment` is log(π_u/π), with which a client's own frequencies π_u take π's place.
+What these words mean where a sample has several classes, or numbers, is said by `tasks`.
 
 A researcher's own loss is any callable of the form of `Loss`: it receives `Predictions` and returns `Losses`.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from m2fedsa.data.samples import UNLABELLED
+from m2fedsa.data.samples import labelled
 from m2fedsa.messages import Phase
 
-_EXPECTATIONS = 20
+if TYPE_CHECKING:
+    from m2fedsa.tasks import Task
+
+EXPECTATIONS = 20
 """Rounds of expectation-maximisation; the guess hardly moves after ten."""
 
 
@@ -34,13 +38,25 @@ class Predictions:
     counts: Tensor
     """M_i (B,): how many modalities of the sample entered fusion"""
     labels: Tensor
-    """(B,) int64, `UNLABELLED` where there is none"""
+    """as `Samples.labels`: (B,) int64, `UNLABELLED` where there is none; (B, K) where there are several classes, or numbers, these in units
+    of the global standard deviation around the global mean"""
     adjustment: Tensor
-    """(K,): log(π_u/π); zero where the loss is not prior-adjusted"""
+    """(K,): log(π_u/π); zero where the loss is not prior-adjusted. Of numbers (2, K), see `tasks.Regression`"""
     teachers: Mapping[str, Tensor]
-    """m -> s̄ (B, K): fixed teacher logits of unlabelled samples, NaN elsewhere; no modality where there are none"""
+    """m -> s̄ + log(π̄_u/π) (B, K): fixed teacher logits of unlabelled samples, NaN elsewhere; no modality where there are none"""
     teacher_adjustments: Mapping[str, Tensor]
-    """m -> (K,): log(π̄_u/π)"""
+    """m -> (K,): log(π̄_u/π), for the student"""
+    task: "Task"
+    """what a label is, and what follows from it"""
+    weights: Tensor
+    """(K,) of classes in the supervised loss; ones unless classes are to count alike"""
+    variances: Mapping[str, Tensor]
+    """how uncertain p_m and, under `fused`, s are, where that is no part of them; empty for classes"""
+
+    def adjusted(self, name: str) -> Tensor:
+        """p_m of this modality, or s for `fused`, under the client's own class frequencies."""
+        logits = self.fused if name == "fused" else self.unimodal[name]
+        return self.task.adjusted(logits, self.adjustment, self.variances.get(name))
 
 
 @dataclass(frozen=True)
@@ -58,7 +74,7 @@ class Loss(Protocol):
     """The loss of one batch in one phase, with the weights λ of the transfer phase.
 
     It reports what `Losses.reported` names: `transfer.start = "plateau"` watches `fused_multimodal` and never begins without it. Labels may
-    be `UNLABELLED`, in the transfer phase for a whole batch. λ1 and λ2 are its own to use; the main server adds λ3 times the term at
+    be missing, in the transfer phase for a whole batch. λ1 and λ2 are its own to use; the main server adds λ3 times the term at
     feature level. (A complete example: docs/own_parts.md.)
     """
 
@@ -92,28 +108,25 @@ def step_loss(predictions: Predictions, phase: Phase, weights: tuple[float, floa
     Fusion phase: Σ_m ce_m + ce_s. Transfer phase: Σ_m [λ1 (ce_m + ce_s / M_i) + λ2 ℓ_dt,m], to which the main server adds λ3 ℓ_ft,m;
     and for unlabelled samples Σ_m mean KL(s̄ ‖ p_m), both under the client's soft class frequencies.
     """
-    labels, counts = predictions.labels, predictions.counts
-    labelled = labels != UNLABELLED
+    task, labels, counts = predictions.task, predictions.labels, predictions.counts
+    known = labelled(labels)
     zero = predictions.fused.sum() * 0.0
     total, reported = zero, {}
-    # Unlabelled rows get class 0 here and are masked out below: one kernel for any mixture.
-    safe = labels.clamp(min=0)
-    fused_ce = functional.cross_entropy(predictions.fused + predictions.adjustment, safe, reduction="none")
-    fused_mean = _mean(fused_ce, labelled)
+    fused_ce = task.losses(predictions.adjusted("fused"), labels, predictions.weights)
+    fused_mean = _mean(fused_ce, known)
     if fused_mean is not None:
-        reported["fused"] = (fused_mean.detach(), int(labelled.sum()))
-        several = labelled & (counts > 1)
+        reported["fused"] = (fused_mean.detach(), int(known.sum()))
+        several = known & (counts > 1)
         mean_several = _mean(fused_ce.detach(), several)
         if mean_several is not None:
             reported["fused_multimodal"] = (mean_several, int(several.sum()))
         if phase == "fusion":
             total = total + fused_mean
-    for modality, logits in predictions.unimodal.items():
-        index = predictions.rows[modality]
-        known = labelled[index]
-        ce = _mean(functional.cross_entropy(logits + predictions.adjustment, safe[index], reduction="none"), known)
+    for modality, index in predictions.rows.items():
+        own = known[index]
+        ce = _mean(task.losses(predictions.adjusted(modality), labels[index], predictions.weights), own)
         if ce is not None:
-            reported[modality] = (ce.detach(), int(known.sum()))
+            reported[modality] = (ce.detach(), int(own.sum()))
         if phase == "fusion":
             total = total if ce is None else total + ce
         else:
@@ -131,13 +144,13 @@ def _transfer(
 ) -> Tensor:
     """One modality's share of the transfer phase's loss, without the feature-level term."""
     index, logits = predictions.rows[modality], predictions.unimodal[modality]
-    known, counts = predictions.labels[index] != UNLABELLED, predictions.counts[index]
+    known, counts = labelled(predictions.labels)[index], predictions.counts[index]
     share = logits.sum() * 0.0
     if ce is not None and fused_mean is not None:
         fused_share = _mean(fused_ce[index] / counts, known)
         assert fused_share is not None
         share = share + weights[0] * (ce + fused_share)
-        taught = _mean(decision_transfer(predictions.fused[index], logits), known & (counts > 1))
+        taught = _mean(predictions.task.divergence(predictions.fused[index], logits), known & (counts > 1))
         if taught is not None:
             # A constant with a floor: it tends to zero on well-fitted samples, and the term would run away.
             share = share + weights[1] * taught / (ce + fused_mean).detach().clamp(min=1.0)
@@ -154,11 +167,10 @@ def decision_transfer(teacher: Tensor, student: Tensor) -> Tensor:
 
 def _unlabelled(predictions: Predictions, modality: str) -> Tensor:
     """Mean KL(softmax(s̄ + log π̄_u/π) ‖ softmax(p_m + log π̄_u/π)) over the rows that have a teacher."""
-    index = predictions.rows[modality]
-    teacher, adjustment = predictions.teachers[modality][index], predictions.teacher_adjustments[modality]
-    taught = ~teacher[:, 0].isnan()
-    mean = _mean(decision_transfer(teacher.nan_to_num() + adjustment, predictions.unimodal[modality] + adjustment), taught)
-    return predictions.unimodal[modality].sum() * 0.0 if mean is None else mean
+    teacher, logits = predictions.teachers[modality][predictions.rows[modality]], predictions.unimodal[modality]
+    student = predictions.task.adjusted(logits, predictions.teacher_adjustments[modality], predictions.variances.get(modality))
+    mean = _mean(predictions.task.divergence(teacher.nan_to_num(), student), ~teacher[:, 0].isnan())
+    return logits.sum() * 0.0 if mean is None else mean
 
 
 def _mean(values: Tensor, mask: Tensor) -> Tensor | None:
@@ -172,12 +184,6 @@ def feature_transfer(token: Tensor, teacher: Tensor) -> Tensor:
     return 1.0 - functional.cosine_similarity(token, teacher.detach(), dim=1).mean()
 
 
-def class_frequencies(labels: Tensor, classes: int) -> Tensor:
-    """π_u (K,): a client's class frequencies over its labelled samples, smoothed by 0.5 per class."""
-    counts = torch.bincount(labels[labels != UNLABELLED], minlength=classes).to(torch.get_default_dtype())
-    return smoothed(counts)
-
-
 def own_frequencies(logits: Tensor, log_prior: Tensor, counts: Tensor) -> Tensor:
     """π̄_u (K,): a client's class frequencies from logits (N, K) under π and the class counts (K,) of its labelled samples, in float64.
 
@@ -186,7 +192,7 @@ def own_frequencies(logits: Tensor, log_prior: Tensor, counts: Tensor) -> Tensor
     """
     s, known = logits.to(torch.float64), counts.to(torch.float64)
     guess = smoothed(known + s.softmax(1).sum(0))
-    for _ in range(_EXPECTATIONS):
+    for _ in range(EXPECTATIONS):
         guess = smoothed(known + (s + guess.log() - log_prior.to(torch.float64)).softmax(1).sum(0))
     return guess
 

@@ -228,14 +228,16 @@ class GlobalView:
     tensors: Mapping[str, Tensor]
     """client-side tensors of its modalities: `<m>.ma.*`, `<m>.classifier.*`, `fused.classifier.*`"""
     log_prior: Tensor
-    """(K,): log π, the global class frequencies"""
+    """(K,): log π, the global class frequencies that logits assume; of other tasks than one class of several, see `tasks`"""
+    weights: Tensor
+    """(K,): of classes in the supervised loss"""
     round: int
     """The round after which these tensors stand; the main server is asked for the same."""
 
     @property
     def nbytes(self) -> int:
         """Payload in bytes."""
-        return nbytes([*self.tensors.values(), self.log_prior])
+        return nbytes([*self.tensors.values(), self.log_prior, self.weights])
 
 
 @dataclass(frozen=True)
@@ -303,7 +305,8 @@ class TrainResult:
 
 @dataclass(frozen=True)
 class ClassSums:
-    """Per modality, in float64: n_c (K,), Σ_c z (K, D_z), Σ z zᵀ (D_z, D_z)."""
+    """Per modality, in float64: n_c (K,), Σ_c z (K, D_z), Σ z zᵀ (D_z, D_z). Of other tasks than one class of several, Σ y and N (K + 1,),
+    and Σ y zᵀ and Σ zᵀ (K + 1, D_z)."""
 
     counts: Tensor
     sums: Tensor
@@ -326,7 +329,7 @@ class SumsResult:
     even: Mapping[str, ClassSums]
     odd: Mapping[str, ClassSums]
     counts: Tensor
-    """(K,) float64: samples per class, whatever their modalities; soft for soft labels"""
+    """(K,) float64: samples per class, whatever their modalities; of other tasks see `tasks`"""
     traffic: Traffic
 
     @property
@@ -337,7 +340,7 @@ class SumsResult:
 
 @dataclass(frozen=True)
 class JudgeResult:
-    """modality -> (shrinkages, scales) float64: cross-entropy summed over the client's odd samples."""
+    """modality -> (shrinkages, scales) float64: loss summed over the client's odd samples; of a regression (shrinkages, scales, K)."""
 
     client: str
     losses: Mapping[str, Tensor]

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from m2fedsa.blueprint import FUSED, FUSION, Blueprint, client_parts, server_parts
 from m2fedsa.errors import DataError
-from m2fedsa.losses import fused_logits
 from m2fedsa.models.adapted import Adapted
 from m2fedsa.models.architectures import Pooling
 from m2fedsa.models.cut import Plan
@@ -97,7 +96,7 @@ class TrainedModel(nn.Module):
         correction = self.classifiers[FUSED](self.fusion(pooled, rows, entering).fused)
         columns = entering[:, [self.modalities.index(name) for name in rows]]
         late = self.blueprint.config.fusion.late
-        fused = fused_logits(correction, unimodal, rows, columns, self.log_prior, late=late)
+        fused = self.blueprint.task.fused(correction, unimodal, rows, columns, self.log_prior) if late else correction
         missing = fused.new_full(fused.shape, float("nan"))
         spread = {name: missing.index_copy(0, rows[name], logits) for name, logits in unimodal.items()}
         return {FUSED: torch.where(entering.any(1, keepdim=True), fused, missing), **spread}

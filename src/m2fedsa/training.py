@@ -281,7 +281,7 @@ class Training:
         failed = [answer for answer in answers if isinstance(answer, Failure)]
         if failed and len(failed) == len(answers):
             raise RunError(f"no client could evaluate its {split} samples. The first was {failed[0].client}: {failed[0].message}")
-        return Evaluated.of([answer for answer in answers if isinstance(answer, EvaluateResult)], failed)
+        return Evaluated.of(self.config.data.task, [answer for answer in answers if isinstance(answer, EvaluateResult)], failed)
 
     # --- what survives --------------------------------------------------------------------------------------------------------------
 

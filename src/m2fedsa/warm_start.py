@@ -1,7 +1,8 @@
-"""Discriminant classifiers from per-client sums, before the first round.
+"""Classifiers in closed form from per-client sums, before the first round.
 
-Linear discriminant analysis with shrinkage needs only n_c, Σ_c z and Σ z zᵀ: from the clients' sums the classifiers are exact, as if the
-data were pooled. K classes, D_z width of the pooled features. (Section "Warm start".)
+Linear discriminant analysis with shrinkage needs only n_c, Σ_c z and Σ z zᵀ, ridge regression N, Σ y, Σ z, Σ y zᵀ and Σ z zᵀ: from the
+clients' sums the classifiers are exact, as if the data were pooled. N samples, K classes or targets, D_z width of the pooled features.
+(Section "Warm start".)
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,6 +26,47 @@ def class_sums(features: Tensor, targets: Tensor) -> ClassSums:
     """Sums of features (N, D_z) under targets (N, K): one-hot labels, or soft ones."""
     z, q = features.to(torch.float64), targets.to(torch.float64)
     return ClassSums(q.sum(0), q.T @ z, (z * q.sum(1, keepdim=True)).T @ z)
+
+
+@dataclass(frozen=True)
+class Moments:
+    """What ridge regression needs of N samples, around their means; float64."""
+
+    means: Tensor
+    """ȳ (K,)"""
+    centre: Tensor
+    """z̄ (D_z,)"""
+    cross: Tensor
+    """1/N Σ (y − ȳ)(z − z̄)ᵀ (K, D_z)"""
+    scatter: Tensor
+    """1/N Σ (z − z̄)(z − z̄)ᵀ (D_z, D_z)"""
+
+    @staticmethod
+    def sums(features: Tensor, targets: Tensor) -> ClassSums:
+        """Sums of features (N, D_z) and targets (N, K + 1), the last of which is 1: Σ y and N, Σ y zᵀ and Σ zᵀ, Σ z zᵀ."""
+        z, y = features.to(torch.float64), targets.to(torch.float64)
+        return ClassSums(y.sum(0), y.T @ z, z.T @ z)
+
+    @classmethod
+    def of(cls, sums: ClassSums) -> "Moments":
+        """From such sums over all clients."""
+        number = sums.counts[-1]
+        means, centre = sums.counts[:-1] / number, sums.sums[-1] / number
+        cross = sums.sums[:-1] / number - means[:, None] * centre
+        return cls(means, centre, cross, sums.products / number - centre[:, None] * centre)
+
+
+def ridge_direction(moments: Moments, shrinkage: float) -> Tensor:
+    """(K, D_z): ((1 − ρ) S + ρ tr(S)/D · I)⁻¹ applied to each row of `cross`, S the scatter.
+
+    Times 1 − ρ this is ridge regression with the penalty N ρ/(1 − ρ) tr(S)/D on the squared weights, its intercept free.
+    """
+    width = len(moments.centre)
+    scale = moments.scatter.trace() / width
+    # Features that are all constant have no scatter at all; the identity keeps the solution finite.
+    identity = torch.eye(width, dtype=torch.float64) * torch.where(scale > 0, scale, torch.ones_like(scale))
+    solved: Tensor = torch.linalg.solve((1 - shrinkage) * moments.scatter + shrinkage * identity, moments.cross.T).T
+    return solved
 
 
 def total(parts: Iterable[Mapping[str, ClassSums]]) -> dict[str, ClassSums]:
@@ -56,12 +98,13 @@ def discriminant(sums: ClassSums, shrinkage: float) -> Discriminant:
 
 
 def best(losses: Mapping[str, Tensor], shrinkages: Sequence[float], scales: Sequence[float]) -> dict[str, tuple[float, float]]:
-    """Per modality the (shrinkage, scale) of least cross-entropy; `losses` (shrinkages, scales), summed over clients.
+    """Per modality the (shrinkage, scale) of least loss; `losses` (shrinkages, scales) or (shrinkages, scales, K), summed over clients.
 
     A table of zeros was judged on no sample at all: then the most careful candidate is taken, of the largest shrinkage and least scale.
     """
     chosen = {}
-    for modality, table in losses.items():
+    for modality, losses_of in losses.items():
+        table = losses_of.sum(-1) if losses_of.ndim > 2 else losses_of
         if not bool(table.any()):
             chosen[modality] = (max(shrinkages), min(scales))
             continue

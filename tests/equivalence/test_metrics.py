@@ -17,7 +17,9 @@ from m2fedsa.assembly import Parties
 from m2fedsa.data.samples import UNLABELLED, ClientData, FederatedData
 from m2fedsa.figures import Evaluated
 from m2fedsa.messages import EvaluateResult
-from m2fedsa.metrics import BINS, Tally
+from m2fedsa.metrics import ClassTally, merged, tally_of
+from m2fedsa.metrics.curves import BINS
+from m2fedsa.metrics.tally import tensors_of
 
 
 def auc_of(scores: np.ndarray, labels: np.ndarray) -> float | None:
@@ -26,7 +28,7 @@ def auc_of(scores: np.ndarray, labels: np.ndarray) -> float | None:
     return float(np.mean([metrics.roc_auc_score(labels == one, scores[:, one]) for one in occurring])) if occurring else None
 
 
-def check(tally: Tally, logits: np.ndarray, labels: np.ndarray, exact: bool) -> None:
+def check(tally: ClassTally, logits: np.ndarray, labels: np.ndarray, exact: bool) -> None:
     found, predicted = tally.metrics(), logits.argmax(1)
     assert found["samples"] == len(labels)
     assert found["accuracy"] == pytest.approx(metrics.accuracy_score(labels, predicted), abs=1e-12)
@@ -66,7 +68,7 @@ def predictions(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
 @hypothesis_settings(max_examples=60)
 def test_one_client(made: tuple[np.ndarray, np.ndarray]) -> None:
     logits, labels = made
-    check(Tally.of(torch.from_numpy(logits), torch.from_numpy(labels)), logits, labels, exact=True)
+    check(ClassTally.of(torch.from_numpy(logits), torch.from_numpy(labels)), logits, labels, exact=True)
 
 
 @given(predictions(), st.integers(2, 4), st.integers(0, 1000))
@@ -75,29 +77,31 @@ def test_tallies_of_several_clients_are_that_of_the_union(made: tuple[np.ndarray
     logits, labels = made
     owner = np.random.default_rng(seed).integers(0, clients, len(labels))
     tallies = [
-        Tally.of(torch.from_numpy(logits[owner == one]), torch.from_numpy(labels[owner == one])) for one in range(clients) if one in owner
+        ClassTally.of(torch.from_numpy(logits[owner == one]), torch.from_numpy(labels[owner == one]))
+        for one in range(clients)
+        if one in owner
     ]
-    travelled = [Tally.from_tensors(one.tensors()) for one in tallies]
-    check(Tally.merge(travelled), logits, labels, exact=len(tallies) == 1)
-    backwards = Tally.merge(travelled[::-1])
-    assert torch.equal(backwards.confusion, Tally.merge(travelled).confusion)
-    assert torch.equal(backwards.scores, Tally.merge(travelled).scores)
+    travelled = [tally_of("single_label", tensors_of(one)) for one in tallies]
+    check(merged(travelled), logits, labels, exact=len(tallies) == 1)
+    backwards = merged(travelled[::-1])
+    assert torch.equal(backwards.confusion, merged(travelled).confusion)
+    assert torch.equal(backwards.scores, merged(travelled).scores)
 
 
 def test_with_many_samples_the_bound_of_the_merged_auc_is_small() -> None:
     random = np.random.default_rng(0)
     labels = random.integers(0, 3, 1500)
     logits = random.normal(size=(1500, 3)) + 1.5 * np.eye(3)[labels]
-    halves = [Tally.of(torch.from_numpy(logits[part]), torch.from_numpy(labels[part])) for part in (slice(700), slice(700, None))]
-    merged = Tally.merge(halves)
-    check(merged, logits, labels, exact=False)
-    assert merged.metrics()["auc_error"] < 5 / BINS
+    halves = [ClassTally.of(torch.from_numpy(logits[part]), torch.from_numpy(labels[part])) for part in (slice(700), slice(700, None))]
+    both = merged(halves)
+    check(both, logits, labels, exact=False)
+    assert both.metrics()["auc_error"] < 5 / BINS
 
 
 def test_figures_by_hand() -> None:
     """True 0 0 0 1 1 2; predicted 0 0 1 1 0 0, of four classes. Recalls 2/3, 1/2, 0; F1 4/7, 1/2, 0; the fourth is nowhere."""
     predicted, labels = torch.tensor([0, 0, 1, 1, 0, 0]), torch.tensor([0, 0, 0, 1, 1, 2])
-    found = Tally.of(torch.eye(4)[predicted], labels).metrics()
+    found = ClassTally.of(torch.eye(4)[predicted], labels).metrics()
     assert found["accuracy"] == pytest.approx(3 / 6)
     assert found["uar"] == pytest.approx((2 / 3 + 1 / 2 + 0) / 3)
     assert found["macro_f1"] == pytest.approx((4 / 7 + 1 / 2 + 0) / 3)
@@ -108,11 +112,11 @@ def test_figures_by_hand() -> None:
 def test_auc_by_hand_with_a_tie() -> None:
     """Members .9 and .5, others .5 and .1 by the score of class 1: 3 pairs in order and one tie, 3.5 of 4; and so for class 0."""
     scores = torch.tensor([[0.1, 0.9], [0.5, 0.5], [0.5, 0.5], [0.9, 0.1]]).log()
-    assert Tally.of(scores, torch.tensor([1, 1, 0, 0])).metrics()["auc"] == pytest.approx(3.5 / 4)
+    assert ClassTally.of(scores, torch.tensor([1, 1, 0, 0])).metrics()["auc"] == pytest.approx(3.5 / 4)
 
 
 def test_without_others_there_is_no_auc() -> None:
-    found = Tally.of(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 0])).metrics()
+    found = ClassTally.of(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 0])).metrics()
     assert (found["auc"], found["auc_error"], found["accuracy"]) == (None, None, 0.5)
 
 
@@ -167,7 +171,7 @@ def unsplit_logits(who: Parties) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 def test_every_subset_of_modalities_over_all_clients(float64) -> None:
     who, answers = judged()
-    union = Evaluated.of(answers).union
+    union = Evaluated.of("single_label", answers).union
     expected = unsplit_logits(who)
     assert next(iter(union)) == "fused"
     assert set(union) == set(expected)

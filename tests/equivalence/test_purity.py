@@ -125,7 +125,7 @@ def predictions(who: Parties, samples: InMemorySamples) -> dict[tuple[str, ...],
     parts = client_parts(who.blueprint, samples.modalities)
     parts.load(view.tensors)
     branches = Branches(samples, "test", who.shared.heads, KeptOutputs(), parts)
-    found = Sweep("ann", branches, who.coordination, view.round, who.blueprint.config, view.log_prior).logits(SUBSETS)
+    found = Sweep("ann", branches, who.coordination, view.round, who.blueprint, view.log_prior).logits(SUBSETS)
     return {subset: logits[rows == 0] for subset, (rows, logits) in found.items()}
 
 
@@ -202,7 +202,7 @@ def local_round(who: Parties, samples: InMemorySamples, seed: int, steps: int) -
     branches = Branches(samples, "train", who.shared.heads, KeptOutputs(), parts)
     who.coordination.begin(plan)
     with who.coordination.session("ann", 1) as session:
-        finished(LocalRound(blueprint, "ann", branches, plan, who.fed_server.state.log_prior, None, step_loss).steps(session))
+        finished(LocalRound(blueprint, "ann", branches, plan, who.fed_server.view("ann"), None, step_loss).steps(session))
     return ({name: p.detach() for name, p in one.items()} for one in (parts.tensors, session._copies.parts.tensors))
 
 

@@ -18,7 +18,6 @@ from m2fedsa.client.batch import Branches
 from m2fedsa.client.kept import KeptOutputs
 from m2fedsa.client.local_round import LocalRound, finished
 from m2fedsa.client.teacher import Teacher
-from m2fedsa.client.warm import class_counts
 from m2fedsa.config import Config
 from m2fedsa.data.samples import UNLABELLED, InMemorySamples
 from m2fedsa.losses import step_loss
@@ -68,10 +67,10 @@ def split(at: Stage, samples: InMemorySamples, phase: Phase, teachers: Mapping[s
     parts = client_parts(blueprint, samples.modalities)
     parts.load(at.tensors)
     branches = Branches(samples, "train", at.who.shared.heads, KeptOutputs(), parts)
-    teacher = None if teachers is None else Teacher.made(teachers, at.log_prior, class_counts(samples.labels, len(at.log_prior)))
+    teacher = None if teachers is None else Teacher.made(teachers, blueprint.task, samples, at.log_prior)
     server.begin(plan)
     with server.session(CLIENT, 1) as session:
-        finished(LocalRound(blueprint, CLIENT, branches, plan, at.log_prior, teacher, step_loss).steps(session))
+        finished(LocalRound(blueprint, CLIENT, branches, plan, at.who.fed_server.view(CLIENT), teacher, step_loss).steps(session))
         theirs = session._copies.parts.tensors
         gradients = {name: p.grad for name, p in theirs.items()}  # forgotten when the session closes
     server.abort(1)
@@ -287,7 +286,9 @@ def test_the_losses_that_a_round_reports(float64, stages, phase: Phase, which: s
     branches = Branches(samples, "train", at.who.shared.heads, KeptOutputs(), parts)
     at.who.coordination.begin(plan)
     with at.who.coordination.session(CLIENT, 1) as session:
-        losses = finished(LocalRound(at.who.blueprint, CLIENT, branches, plan, at.log_prior, None, step_loss).steps(session)).losses
+        losses = finished(
+            LocalRound(at.who.blueprint, CLIENT, branches, plan, at.who.fed_server.view(CLIENT), None, step_loss).steps(session)
+        ).losses
     network = unsplit.Network(at.config, worlds.encoders(), at.log_prior)
     out = network.forward(at.tensors, unsplit.Batch.complete(samples, torch.arange(6)), unsplit.Masks())
     labels = samples.labels.tolist()

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from tests.equivalence.unsplit_tasks import KINDS, Label, has_label
 from torch import Tensor, nn
 
 from m2fedsa.config import Config
@@ -83,8 +84,12 @@ class Batch:
         return {name: rows for name, rows in found.items() if rows}
 
     @property
-    def labels(self) -> list[int]:
+    def labels(self) -> list[Label]:
         return self.samples.labels[self.rows].tolist()
+
+    @property
+    def labelled(self) -> list[bool]:
+        return has_label(self.samples.labels[self.rows]).tolist()
 
     @classmethod
     def complete(cls, samples: InMemorySamples, rows: Tensor) -> "Batch":
@@ -112,8 +117,11 @@ class Network:
     config: Config
     encoders: Mapping[str, nn.Module]
     log_prior: Tensor
+    weights: Tensor | None = None
+    """of classes; None where they count as they come"""
 
     def __post_init__(self) -> None:
+        self.kind = KINDS[self.config.data.task](list(self.config.modalities))
         for model in self.encoders.values():
             model.eval().requires_grad_(False)
 
@@ -201,9 +209,8 @@ class Network:
         fused = list(self.classify(t, "fused", torch.stack(f), masks))
         if self.config.fusion.late:
             for row, names in enumerate(batch.entering):
-                for name in sorted(names):
-                    fused[row] = fused[row] + (logits[row][name].detach() if fusion_phase else logits[row][name])
-                fused[row] = fused[row] - (len(names) - 1) * self.log_prior
+                opinions = {name: logits[row][name].detach() if fusion_phase else logits[row][name] for name in sorted(names)}
+                fused[row] = fused[row] + self.kind.late(opinions, self.log_prior)
         return Output(logits, fused, tokens, attention)
 
 
@@ -212,12 +219,6 @@ class Network:
 
 def cross_entropy(logits: Tensor, label: int) -> Tensor:
     return -log_softmax(logits)[label]
-
-
-def divergence(teacher: Tensor, student: Tensor) -> Tensor:
-    """KL(softmax(teacher) ‖ softmax(student)), the teacher a constant."""
-    p = log_softmax(teacher.detach())
-    return (p.exp() * (p - log_softmax(student))).sum()
 
 
 def mean(values: Sequence[Tensor]) -> Tensor:
@@ -230,20 +231,6 @@ def own_frequencies(labels: Sequence[int], classes: int) -> Tensor:
     return torch.tensor(counts) / sum(counts)
 
 
-def expected_frequencies(logits: Sequence[Sequence[float]], log_prior: Sequence[float], counts: Sequence[int]) -> list[float]:
-    """A client's class frequencies by expectation-maximisation, from logits under π and its class counts, smoothed by 0.5 per class."""
-    ratio = [1.0] * len(counts)
-    for _ in range(21):
-        expected = [count + 0.5 for count in counts]
-        for line in logits:
-            odds = [math.exp(value - max(line)) * weight for value, weight in zip(line, ratio, strict=True)]
-            for label, one in enumerate(odds):
-                expected[label] += one / sum(odds)
-        frequencies = [one / sum(expected) for one in expected]
-        ratio = [one / math.exp(prior) for one, prior in zip(frequencies, log_prior, strict=True)]
-    return frequencies
-
-
 @dataclass
 class Objective:
     """The loss of a batch."""
@@ -253,21 +240,33 @@ class Objective:
     weights: tuple[float, float, float]
     teachers: Mapping[str, Tensor] | None = None
     """modality -> s̄ (samples, K), NaN for samples that are not taught"""
+    alone: bool = False
+    """whether each modality teaches itself"""
+
+    def under(self, batch: Batch, logits: Tensor, names: Sequence[str]) -> Tensor:
+        """Under the client's own prior."""
+        kind, config, prior = self.network.kind, self.network.config, self.network.log_prior
+        if not config.loss.prior_adjusted:
+            return logits
+        weights = torch.ones(len(logits)) if self.network.weights is None else self.network.weights
+        own = kind.own(batch.samples.labels.tolist(), prior, weights, config.loss.balance == "sampling")
+        return kind.under(logits, own, names, prior)
 
     def __call__(self, batch: Batch, out: Output) -> Tensor:
-        classes = len(self.network.log_prior)
-        log_prior, labels = self.network.log_prior, batch.labels
-        shift = torch.zeros(classes)
-        if self.network.config.loss.prior_adjusted:
-            shift = own_frequencies(batch.samples.labels.tolist(), classes).log() - log_prior
-        known = [row for row, label in enumerate(labels) if label >= 0]
-        ce_s = {row: cross_entropy(out.fused[row] + shift, labels[row]) for row in known}
+        kind, prior, labels = self.network.kind, self.network.log_prior, batch.labels
+        weights = torch.ones(len(out.fused[0])) if self.network.weights is None else self.network.weights
+
+        def loss(row: int, logits: Tensor, names: Sequence[str]) -> Tensor:
+            return kind.loss(self.under(batch, logits, names), labels[row], prior, weights)
+
+        known = [row for row, told in enumerate(batch.labelled) if told]
+        ce_s = {row: loss(row, out.fused[row], sorted(batch.entering[row])) for row in known}
         total = torch.zeros(())
         if self.phase == "fusion":
             total = total + mean(ce_s.values())
         for name, rows in batch.having.items():
             own = [row for row in rows if row in ce_s]
-            ce_m = mean([cross_entropy(out.logits[row][name] + shift, labels[row]) for row in own]) if own else None
+            ce_m = mean([loss(row, out.logits[row][name], [name]) for row in own]) if own else None
             if self.phase == "fusion":
                 total = total if ce_m is None else total + ce_m
             else:
@@ -283,7 +282,7 @@ class Objective:
             several = [row for row in own if len(batch.entering[row]) > 1]
             if several:
                 floor = max(float((ce_m + mean(ce_s.values())).detach()), 1.0)
-                total = total + two * mean([divergence(out.fused[row], out.logits[row][name]) for row in several]) / floor
+                total = total + two * mean([self.network.kind.divergence(out.fused[row], out.logits[row][name]) for row in several]) / floor
         several = [row for row in rows if len(batch.entering[row]) > 1]
         if several and three:
             cosines = []
@@ -295,11 +294,19 @@ class Objective:
             teacher = self.teachers[name]
             taught = [row for row in rows if not bool(teacher[batch.rows[row]].isnan().any())]
             if taught:
-                everyone = [line.tolist() for line in teacher if not bool(line.isnan().any())]
-                counts = [batch.samples.labels.tolist().count(label) for label in range(teacher.shape[1])]
-                frequencies = expected_frequencies(everyone, self.network.log_prior.tolist(), counts)
-                shift = torch.tensor(frequencies).log() - self.network.log_prior
-                total = total + mean([divergence(teacher[batch.rows[row]] + shift, out.logits[row][name] + shift) for row in taught])
+                kind, prior, samples = self.network.kind, self.network.log_prior, batch.samples
+                everyone = [
+                    (line, [name] if self.alone else [one for one, there in zip(samples.modalities, held, strict=True) if there])
+                    for line, held in zip(teacher, samples.presence.tolist(), strict=True)
+                    if not bool(line.isnan().any())
+                ]
+                own = kind.estimated(everyone, samples.labels.tolist(), prior)
+                apart = []
+                for row in taught:
+                    names = [name] if self.alone else sorted(batch.entering[row])
+                    s = kind.under(teacher[batch.rows[row]], own, names, prior)
+                    apart.append(kind.divergence(s, kind.under(out.logits[row][name], own, [name], prior)))
+                total = total + mean(apart)
         return total
 
 

@@ -16,7 +16,7 @@ from m2fedsa.config import Config
 from m2fedsa.data.sources import load_data
 from m2fedsa.errors import ConfigError, DataError, RunDirectoryError, WeightsError
 from m2fedsa.exported import export
-from m2fedsa.metrics import Tally
+from m2fedsa.metrics import ClassTally
 
 SUBSETS = ("fused", "image", "audio", "text", "image+audio", "image+text", "audio+text", "image+audio+text")
 
@@ -33,8 +33,10 @@ def trained(federation, tmp_path_factory):
     directory, seen = tmp_path_factory.mktemp("trained") / "run", []
     settings = worlds.config(transfer__start=2, federation__rounds=2, federation__warm_start=True, evaluation__every=100)
     with pytest.MonkeyPatch.context() as patch:
-        original = Tally.of.__func__
-        patch.setattr(Tally, "of", classmethod(lambda kind, logits, *more: seen.append(logits.clone()) or original(kind, logits, *more)))
+        original = ClassTally.of.__func__
+        patch.setattr(
+            ClassTally, "of", classmethod(lambda kind, logits, *more: seen.append(logits.clone()) or original(kind, logits, *more))
+        )
         m2fedsa.run(settings, out=directory, data=federation, encoders=worlds.encoders())
     return directory, dict(zip(SUBSETS, seen[-len(SUBSETS) :], strict=True))
 
@@ -129,8 +131,10 @@ def test_a_model_is_told_nonsense(exported, federation):
 def final_logits(monkeypatch, settings, directory):
     """Run settings; the fused logits of the last evaluation on test samples, per client in order, and the samples."""
     seen = []
-    original = Tally.of.__func__
-    monkeypatch.setattr(Tally, "of", classmethod(lambda kind, logits, *more: seen.append(logits.clone()) or original(kind, logits, *more)))
+    original = ClassTally.of.__func__
+    monkeypatch.setattr(
+        ClassTally, "of", classmethod(lambda kind, logits, *more: seen.append(logits.clone()) or original(kind, logits, *more))
+    )
     m2fedsa.run(settings, out=directory)
     return seen
 

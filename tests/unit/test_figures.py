@@ -7,36 +7,37 @@ from tests import worlds
 from m2fedsa.assembly import Extensions, assemble
 from m2fedsa.figures import Accounts, Evaluated, failure_records, metrics_of, reported_losses, versions
 from m2fedsa.messages import EvaluateResult, Failure, Traffic, TrainResult
-from m2fedsa.metrics import Tally
+from m2fedsa.metrics import ClassTally
+from m2fedsa.metrics.tally import tensors_of
 from m2fedsa.storage import Store
 
 
 def tally(labels, predicted, classes=3):
-    return Tally.of(10.0 * torch.eye(classes)[torch.tensor(predicted)], torch.tensor(labels))
+    return ClassTally.of(10.0 * torch.eye(classes)[torch.tensor(predicted)], torch.tensor(labels))
 
 
 def answer(client, **tallies):
-    return EvaluateResult(client, {name.replace("__", "+"): one.tensors() for name, one in tallies.items()}, Traffic())
+    return EvaluateResult(client, {name.replace("__", "+"): tensors_of(one) for name, one in tallies.items()}, Traffic())
 
 
 def test_evaluated_merges_clients():
     """Right and wrong add up, in whatever order the answers came; subsets stand with `fused` first, then small ones."""
     ann = answer("ann", image__text=tally([0, 1], [0, 0]), image=tally([0, 1], [0, 1]), fused=tally([0, 1], [0, 1]))
     bob = answer("bob", image=tally([2, 2, 2, 1], [2, 2, 0, 1]), fused=tally([2, 2, 2, 1], [2, 2, 2, 2]))
-    found = Evaluated.of([bob, ann])
+    found = Evaluated.of("single_label", [bob, ann])
     assert list(found.clients) == ["ann", "bob"]
     assert list(found.metrics) == ["fused", "image", "image+text"]
     assert found.metrics["image"]["accuracy"] == pytest.approx(5 / 6)
     assert found.metrics["fused"]["accuracy"] == pytest.approx(5 / 6)
     assert found.metrics["image+text"]["samples"] == 2
     assert found.metrics["fused"]["uar"] == pytest.approx((1 + 1 / 2 + 1) / 3)
-    other = Evaluated.of([ann, bob])
+    other = Evaluated.of("single_label", [ann, bob])
     assert other.metrics == found.metrics
     assert metrics_of(found.clients["bob"])["image"]["accuracy"] == 0.75
 
 
 def test_nobody_to_evaluate():
-    assert Evaluated.of([]).metrics is None
+    assert Evaluated.of("single_label", []).metrics is None
     assert metrics_of({}) is None
 
 

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from m2fedsa.blueprint import FUSED, HEAD, Parts
+from m2fedsa.blueprint import FUSED, HEAD, Blueprint, Parts
 from m2fedsa.client.kept import KeptOutputs, Outputs, through
 from m2fedsa.data.samples import Samples, Split
-from m2fedsa.losses import fused_logits
 from m2fedsa.messages import Activation, Activations, InputSpec
 from m2fedsa.models.cut import Head
 from m2fedsa.models.padding import shortened
@@ -81,16 +80,18 @@ def unimodal_logits(parts: Parts, pooled: Mapping[str, Tensor]) -> dict[str, Ten
 
 
 def join(
+    blueprint: Blueprint,
     parts: Parts,
     fused: Tensor,
     unimodal: Mapping[str, Tensor],
     rows: Mapping[str, Tensor],
     entering: Tensor,
     log_prior: Tensor,
-    *,
-    late: bool,
 ) -> Tensor:
     """s (B, K) of the samples of a batch from f and the unimodal logits; `rows`: which samples have a modality."""
     classifier: nn.Module = parts.modules[f"{FUSED}.classifier"]
+    correction: Tensor = classifier(fused)
+    if not blueprint.config.fusion.late:
+        return correction
     places = {modality: index.to(fused.device) for modality, index in rows.items()}
-    return fused_logits(classifier(fused), unimodal, places, entering.to(fused.device), log_prior.to(fused.device), late=late)
+    return blueprint.task.fused(correction, unimodal, places, entering.to(fused.device), log_prior.to(fused.device))

@@ -14,13 +14,13 @@ from torch import Tensor
 
 from m2fedsa.blueprint import FUSED, HEAD, Blueprint
 from m2fedsa.client.batch import Branches, join, unimodal_logits, without_graph
-from m2fedsa.client.batches import batches, drawn, modality_dropout
+from m2fedsa.client.batches import batches, drawn, even_odds, modality_dropout
 from m2fedsa.client.teacher import Teacher
-from m2fedsa.data.samples import UNLABELLED
+from m2fedsa.data.samples import labelled
 from m2fedsa.errors import DataError, DivergedError
 from m2fedsa.links.port import Session
-from m2fedsa.losses import Loss, Losses, Predictions, class_frequencies
-from m2fedsa.messages import Activations, Features, Gradients, RoundPlan, Traffic
+from m2fedsa.losses import Loss, Losses, Predictions
+from m2fedsa.messages import Activations, Features, GlobalView, Gradients, RoundPlan, Traffic
 from m2fedsa.optimizers import adamw, attract, clip, culprit
 from m2fedsa.seeding import derive
 from m2fedsa.state import snapshot
@@ -75,7 +75,7 @@ class LocalRound:
     client: str
     branches: Branches
     plan: RoundPlan
-    log_prior: Tensor
+    view: GlobalView
     teacher: Teacher | None
     loss: Loss
 
@@ -92,7 +92,8 @@ class LocalRound:
         account = Account(len(samples.labels))
         anchors = snapshot(parts.tensors) if config.federation.proximal else {}
         lengths = self.branches.lengths() if config.federation.batches == "by_length" else None
-        order = batches(rows, config.federation, self._generator("batches"), lengths)
+        odds = even_odds(rows, samples.labels) if config.loss.balance == "sampling" else None
+        order = batches(rows, config.federation, self._generator("batches"), lengths, odds)
         dropout = self._generator("modality dropout")
         for batch in order:
             account.steps += 1
@@ -135,18 +136,15 @@ class LocalRound:
         return Gradients({modality: _gradient(z) for modality, z in pooled.items()}, _gradient(fused))
 
     def _predict(self, batch: Tensor, activations: Activations, pooled: Mapping[str, Tensor], fused: Tensor) -> Predictions:
-        config, samples = self.blueprint.config, self.branches.samples
+        task, prior, samples = self.blueprint.task, self.view.log_prior, self.branches.samples
         unimodal = unimodal_logits(self.branches.parts, pooled)
         # In the fusion phase the unimodal classifiers answer for their own loss alone.
         entering = {name: logits.detach() for name, logits in unimodal.items()} if self.plan.phase == "fusion" else unimodal
         rows = {modality: activation.rows for modality, activation in activations.modalities.items()}
-        joined = join(self.branches.parts, fused, entering, rows, activations.entering, self.log_prior, late=config.fusion.late)
-        if not config.fusion.learned:
+        joined = join(self.blueprint, self.branches.parts, fused, entering, rows, activations.entering, prior)
+        if not self.blueprint.config.fusion.learned:
             # The sum of what the modalities say, each of which learns for itself.
             joined = joined.detach()
-        adjustment = torch.zeros_like(self.log_prior)
-        if config.loss.prior_adjusted:
-            adjustment = class_frequencies(samples.labels, self.blueprint.classes).log() - self.log_prior
         teachers, teacher_adjustments = ({}, {}) if self.teacher is None else self.teacher.of(batch, unimodal)
         device = joined.device
         return Predictions(
@@ -154,11 +152,22 @@ class LocalRound:
             rows={modality: index.to(device) for modality, index in rows.items()},
             fused=joined,
             counts=activations.entering.sum(1).to(device, joined.dtype),
-            labels=samples.labels[batch].to(device),
-            adjustment=adjustment.to(device),
+            labels=task.inner(samples.labels[batch], prior).to(device),
+            adjustment=self._adjustment().to(device),
             teachers={modality: logits.to(device) for modality, logits in teachers.items()},
             teacher_adjustments={modality: value.to(device) for modality, value in teacher_adjustments.items()},
+            task=task,
+            weights=self.view.weights.to(device),
+            variances={name: value.to(device) for name, value in task.variances(prior, activations.entering, list(unimodal)).items()},
         )
+
+    def _adjustment(self) -> Tensor:
+        """What puts the client's own prior in the place of the global one under a supervised loss."""
+        config, task, view = self.blueprint.config, self.blueprint.task, self.view
+        if not config.loss.prior_adjusted:
+            return task.no_adjustment(view.log_prior)
+        counted, evenly = task.counted(self.branches.samples.labels), config.loss.balance == "sampling"
+        return task.adjustment(counted, view.log_prior, view.weights, evenly=evenly)
 
     def _adapt(self, activations: Activations, hidden: Mapping[str, Tensor]) -> None:
         """Back into MA, and into a head that trains."""
@@ -181,8 +190,7 @@ class LocalRound:
     def _visit(self, batch: Tensor, activations: Activations, account: Account) -> None:
         """Book which distinct samples trained which tensors."""
         several = activations.entering.sum(1) > 1
-        labelled = self.branches.samples.labels[batch] != UNLABELLED
-        account.visit(f"{FUSED}.", batch[labelled])
+        account.visit(f"{FUSED}.", batch[labelled(self.branches.samples.labels[batch])])
         account.visit("fusion.", batch)
         account.visit("fusion.bilinear", batch[several])
         for column, (modality, activation) in enumerate(activations.modalities.items()):

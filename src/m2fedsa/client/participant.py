@@ -16,9 +16,9 @@ from m2fedsa.client.batches import teachable
 from m2fedsa.client.kept import KeptOutputs, Memory, Place
 from m2fedsa.client.local_round import LocalRound, finished
 from m2fedsa.client.sweep import Sweep, all_subsets, label_of
-from m2fedsa.client.teacher import PREFIX, WINDOW, Teacher, teach, window
-from m2fedsa.client.warm import WarmAnswers, class_counts
-from m2fedsa.data.samples import UNLABELLED, ClientData, Split
+from m2fedsa.client.teacher import PREFIX, WINDOW, Teacher, teach, to_local, window
+from m2fedsa.client.warm import WarmAnswers
+from m2fedsa.data.samples import ClientData, Split, labelled
 from m2fedsa.errors import DataError
 from m2fedsa.links.port import Link
 from m2fedsa.losses import Loss, step_loss
@@ -36,7 +36,7 @@ from m2fedsa.messages import (
     TrainResult,
     TrainTask,
 )
-from m2fedsa.metrics import Tally
+from m2fedsa.metrics.tally import tensors_of
 from m2fedsa.models.cut import Head
 from m2fedsa.state import by_prefix, digest, fingerprints
 from m2fedsa.storage import Store
@@ -84,10 +84,10 @@ class Client:
     def info(self) -> ClientInfo:
         """What the fed server may know."""
         train = self.data.train
-        labelled = 0 if train is None else int((train.labels != UNLABELLED).sum())
+        known = 0 if train is None else int(labelled(train.labels).sum())
         taught = 0 if train is None else int(teachable(train).sum())
         number, validation, test = (0 if one is None else len(one.labels) for one in (train, self.data.validation, self.data.test))
-        return ClientInfo(self.name, self.data.modalities, number, labelled, taught, validation, test)
+        return ClientInfo(self.name, self.data.modalities, number, known, taught, validation, test)
 
     def perform(self, task: Task) -> Result:
         """Answer a task. Errors of the tree in `errors` go to the federation, which reports the client as failed."""
@@ -108,9 +108,8 @@ class Client:
         self._warm.clear()
         branches = self._branches("train", task.view)
         local, teaching = self._teacher_of_round(task, branches)
-        counts = class_counts(branches.samples.labels, self.shared.blueprint.classes)
-        teacher = Teacher.from_local(local, task.view.log_prior, counts) if WINDOW in local else None
-        local_round = LocalRound(self.shared.blueprint, self.name, branches, task.plan, task.view.log_prior, teacher, self.shared.loss)
+        teacher = Teacher.from_local(local, self.shared.blueprint.task, branches.samples, task.view.log_prior) if WINDOW in local else None
+        local_round = LocalRound(self.shared.blueprint, self.name, branches, task.plan, task.view, teacher, self.shared.loss)
         with self.link.session(self.name, task.plan.number) as session:
             account = yield from local_round.steps(session)
         trained = {
@@ -130,9 +129,10 @@ class Client:
         labels = sweep.branches.samples.labels
         tallies = {}
         for subset, (rows, logits) in sweep.logits(all_subsets(self.data.modalities)).items():
-            known = labels[rows] != UNLABELLED
+            known = labelled(labels[rows])
             if bool(known.any()):
-                tallies[label_of(subset)] = Tally.of(logits[known], labels[rows][known]).tensors()
+                tally = self.shared.blueprint.task.tally(logits[known], labels[rows][known], task.view.log_prior)
+                tallies[label_of(subset)] = tensors_of(tally)
         return EvaluateResult(self.name, tallies, sweep.traffic)
 
     # --- parts of tasks -------------------------------------------------------------------------------------------------------------
@@ -146,7 +146,7 @@ class Client:
         return Branches(samples, split, self.shared.heads, self.kept, parts.to(self.shared.device), self.shared.shortens)
 
     def _sweep(self, split: Split, view: GlobalView) -> Sweep:
-        return Sweep(self.name, self._branches(split, view), self.link, view.round, self.shared.blueprint.config, view.log_prior)
+        return Sweep(self.name, self._branches(split, view), self.link, view.round, self.shared.blueprint, view.log_prior)
 
     def _teacher_of_round(self, task: TrainTask, branches: Branches) -> tuple[dict[str, Tensor], Traffic]:
         """The client's local tensors for this round, with a teacher of the round's window if it has unlabelled samples to teach."""
@@ -158,9 +158,9 @@ class Client:
             return self.local, Traffic()
         sweep = self._sweep("train", task.view)
         taught = list(sweep.chunks([ALL], teachable(branches.samples).nonzero().squeeze(1)))
-        teacher = Teacher(teach(sweep, taught, config.transfer.teacher), {})
+        made = to_local(teach(sweep, taught, config.transfer.teacher), number)
         kept = {name: value for name, value in self.local.items() if not name.startswith(PREFIX)}
-        return {**kept, **teacher.to_local(number)}, sweep.traffic
+        return {**kept, **made}, sweep.traffic
 
     def _is_local(self, name: str) -> bool:
         return self.shared.blueprint.config.averaging.over(name) == "nothing"

@@ -10,8 +10,8 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
+from m2fedsa.blueprint import Blueprint
 from m2fedsa.client.batch import Branches, join, unimodal_logits, without_graph
-from m2fedsa.config import Config
 from m2fedsa.errors import DivergedError
 from m2fedsa.links.port import Link
 from m2fedsa.messages import ALL, EvaluationReply, EvaluationRequest, Subset, Traffic, restricted
@@ -38,14 +38,14 @@ class Sweep:
     branches: Branches
     link: Link
     at: int
-    config: Config
+    blueprint: Blueprint
     log_prior: Tensor
     traffic: Traffic = field(default_factory=Traffic)
 
     def chunks(self, subsets: Sequence[Subset], samples: Tensor | None = None) -> Iterator[Chunk]:
         """Send samples (n,) once, all of them where None; f comes back for each subset."""
         wanted = torch.arange(len(self.branches.samples.labels)) if samples is None else samples
-        for batch in torch.split(wanted, self.config.evaluation.batch_size) if len(wanted) else ():
+        for batch in torch.split(wanted, self.blueprint.config.evaluation.batch_size) if len(wanted) else ():
             with torch.no_grad():
                 activations = without_graph(self.branches.encode(batch, self.branches.presence(batch)))
             request = EvaluationRequest(activations, tuple(subsets), self.at)
@@ -89,7 +89,7 @@ class Sweep:
         fused = chunk.reply.fused[subset]
         whole = fused.new_zeros(len(chunk.samples), fused.shape[1])
         whole[member.to(fused.device)] = fused
-        logits = join(self.branches.parts, whole, unimodal, chunk.rows, entering, self.log_prior, late=self.config.fusion.late)
+        logits = join(self.blueprint, self.branches.parts, whole, unimodal, chunk.rows, entering, self.log_prior)
         self._check("fused logits", logits)
         return member.nonzero().squeeze(1), logits.cpu()[member]
 

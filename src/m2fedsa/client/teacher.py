@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from m2fedsa.client.sweep import Chunk, Sweep, label_of
-from m2fedsa.losses import own_frequencies
+from m2fedsa.data.samples import Samples
 from m2fedsa.messages import ALL, Subset
+from m2fedsa.tasks import Task
 
 PREFIX = "teacher/"
 WINDOW = "teacher window"
@@ -30,17 +31,20 @@ class Teacher:
     """Teacher logits of a client's samples, per teaching modality or `fused`."""
 
     logits: Mapping[str, Tensor]
-    """name -> s̄ (N, K), NaN for samples that are not taught"""
+    """name -> s̄ + log(π̄_u/π) (N, K): under the client's own class frequencies; NaN for samples that are not taught"""
     adjustments: Mapping[str, Tensor]
-    """name -> log(π̄_u/π) (K,)"""
+    """name -> log(π̄_u/π) (K,), or what the task has in its place"""
 
     @classmethod
-    def made(cls, logits: Mapping[str, Tensor], log_prior: Tensor, counts: Tensor) -> "Teacher":
-        """With the client's own class frequencies; counts (K,): of its labelled samples."""
-        return cls(logits, {name: adjustment(source, log_prior, counts) for name, source in logits.items()})
+    def made(cls, logits: Mapping[str, Tensor], task: Task, samples: Samples, log_prior: Tensor) -> "Teacher":
+        """From s̄ (N, K) of the samples of several modalities without a label, NaN elsewhere."""
+        adjustments = {name: adjustment(source, name, task, samples, log_prior) for name, source in logits.items()}
+        variances = task.variances(log_prior, samples.presence, samples.modalities)
+        own = {name: task.adjusted(source, adjustments[name], variances.get(name)) for name, source in logits.items()}
+        return cls(own, adjustments)
 
     def of(self, batch: Tensor, modalities: Iterable[str]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Teacher logits (B, K) and their adjustments log(π̄_u/π) (K,) for each modality of the batch."""
+        """Teacher logits (B, K) and the students' adjustments log(π̄_u/π) (K,) for each modality of the batch."""
         teachers, adjustments = {}, {}
         for modality in modalities:
             name = modality if modality in self.logits else "fused"
@@ -50,13 +54,15 @@ class Teacher:
         return teachers, adjustments
 
     @classmethod
-    def from_local(cls, local: Mapping[str, Tensor], log_prior: Tensor, counts: Tensor) -> "Teacher":
+    def from_local(cls, local: Mapping[str, Tensor], task: Task, samples: Samples, log_prior: Tensor) -> "Teacher":
         """The teacher that a client's local tensors hold."""
-        return cls.made({name.removeprefix(PREFIX): value for name, value in local.items() if name.startswith(PREFIX)}, log_prior, counts)
+        logits = {name.removeprefix(PREFIX): value for name, value in local.items() if name.startswith(PREFIX)}
+        return cls.made(logits, task, samples, log_prior)
 
-    def to_local(self, number: int) -> dict[str, Tensor]:
-        """The teacher as local tensors of window `number`."""
-        return {**{PREFIX + name: value for name, value in self.logits.items()}, WINDOW: torch.tensor(number)}
+
+def to_local(logits: Mapping[str, Tensor], number: int) -> dict[str, Tensor]:
+    """s̄ as local tensors of window `number`."""
+    return {**{PREFIX + name: value for name, value in logits.items()}, WINDOW: torch.tensor(number)}
 
 
 def teach(sweep: Sweep, chunks: Sequence[Chunk], teacher: Literal["fused", "self"]) -> dict[str, Tensor]:
@@ -70,7 +76,8 @@ def teach(sweep: Sweep, chunks: Sequence[Chunk], teacher: Literal["fused", "self
     return teachers
 
 
-def adjustment(logits: Tensor, log_prior: Tensor, counts: Tensor) -> Tensor:
-    """log(π̄_u/π) (K,) from teacher logits (N, K), NaN in rows that are not taught, and the class counts (K,) of labelled samples."""
-    frequencies = own_frequencies(logits[~logits[:, 0].isnan()], log_prior, counts)
-    return (frequencies.log() - log_prior.to(torch.float64)).to(logits.dtype)
+def adjustment(logits: Tensor, name: str, task: Task, samples: Samples, log_prior: Tensor) -> Tensor:
+    """log(π̄_u/π) (K,) from the logits (N, K) of the teacher of this name, NaN in rows that are not taught, and the client's own labels."""
+    taught = ~logits[:, 0].isnan()
+    variance = task.variances(log_prior, samples.presence[taught], samples.modalities).get(name)
+    return task.taught_adjustment(logits[taught], variance, task.counted(samples.labels), log_prior)

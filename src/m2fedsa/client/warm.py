@@ -1,6 +1,6 @@
-"""What a client answers in the warm start: sums of features, and the cross-entropy of candidate classifiers. (Section "Warm start".)
+"""What a client answers in the warm start: sums of features, and the loss of candidate classifiers. (Section "Warm start".)
 
-Legend: N training samples, n of them that have a modality, K classes.
+Legend: N training samples, n of them that have a modality, K classes or targets.
 """
 
 from collections.abc import Sequence
@@ -12,9 +12,10 @@ from m2fedsa.blueprint import Blueprint
 from m2fedsa.client.batches import teachable
 from m2fedsa.client.sweep import Chunk, Sweep, pooled_features
 from m2fedsa.client.teacher import adjustment, teach
-from m2fedsa.data.samples import UNLABELLED, ClientData, Samples
+from m2fedsa.data.samples import ClientData, Samples, labelled
 from m2fedsa.messages import ALL, ClassSums, JudgeResult, JudgeTask, SumsResult, SumsTask
-from m2fedsa.warm_start import class_sums
+from m2fedsa.tasks import Task
+from m2fedsa.tasks.task import Linear, Targets
 
 
 class WarmAnswers:
@@ -34,32 +35,30 @@ class WarmAnswers:
     def sums(self, task: SumsTask, sweep: Sweep) -> SumsResult:
         """Sums per modality of the samples that make classifiers and of those that judge them; soft labels count among the first."""
         chunks = self._passed(sweep, unlabelled=task.soft)
-        hard = self._hard_targets()
+        hard = self._task.targets(self._samples.labels, self._least)
         soft = self._soft_targets(sweep, chunks) if task.soft else {}
         even: dict[str, ClassSums] = {}
         odd: dict[str, ClassSums] = {}
         for modality, (rows, pooled) in pooled_features(chunks).items():
-            fitted, judged = self._halves(hard[rows])
-            q = soft.get(modality, soft.get("fused"))
-            if q is not None and int((q[rows].sum(1) > 0).sum()) >= self._least:
-                fitted = fitted + q[rows]
-            even[modality], odd[modality] = _sums(pooled, fitted), _sums(pooled, judged)
-        return SumsResult(self._client, even, odd, hard.sum(0), sweep.traffic)
+            fitted, judged = self._halves(hard, rows)
+            values, taught = hard.values[rows], soft.get(modality, soft.get("fused"))
+            if taught is not None and int(taught.taken[rows].sum()) >= self._least:
+                values = torch.where(taught.taken[rows][:, None], taught.values[rows], values)
+                fitted = fitted | taught.taken[rows]
+            even[modality], odd[modality] = (self._task.sums(pooled[half], values[half]) for half in (fitted, judged))
+        counted = self._task.counted(self._samples.labels[hard.taken])
+        return SumsResult(self._client, even, odd, counted, sweep.traffic)
 
     def judge(self, task: JudgeTask, sweep: Sweep) -> JudgeResult:
-        """Cross-entropy of every candidate on the odd samples, under the global class frequencies."""
-        hard, log_prior = self._hard_targets(), task.view.log_prior.double()
+        """Loss of every candidate on the odd samples, under the global prior."""
+        hard, prior = self._task.targets(self._samples.labels, self._least), task.view.log_prior.double()
         losses = {}
         for modality, (rows, pooled) in pooled_features(self._passed(sweep, unlabelled=False)).items():
-            _, targets = self._halves(hard[rows])
-            judged = targets.sum(1) > 0
-            z, labels = pooled[judged].double(), targets[judged].argmax(1)
+            _, judged = self._halves(hard, rows)
+            z, labels = pooled[judged].double(), self._task.inner(self._samples.labels[rows[judged]], prior)
             table = [
-                [
-                    torch.nn.functional.cross_entropy(scale * (z @ weight.T + bias) + log_prior, labels, reduction="sum")
-                    for scale in task.scales
-                ]
-                for weight, bias in task.candidates.get(modality, ())
+                [self._task.judged(self._task.candidate(z, Linear(*linear), scale, prior), labels) for scale in task.scales]
+                for linear in task.candidates.get(modality, ())
             ]
             if table:
                 losses[modality] = torch.stack([torch.stack(row) for row in table])
@@ -71,13 +70,17 @@ class WarmAnswers:
         return self._data.train
 
     @property
+    def _task(self) -> Task:
+        return self._blueprint.task
+
+    @property
     def _least(self) -> int:
         return self._blueprint.config.warm_start.min_count
 
     def _passed(self, sweep: Sweep, *, unlabelled: bool) -> list[Chunk]:
         """What the main server made of the labelled samples, and of the unlabelled ones that can be taught. Kept until the first round:
         nothing that decides the answer changes before."""
-        groups = {"labelled": (self._samples.labels != UNLABELLED, ()), "unlabelled": (teachable(self._samples), (ALL,))}
+        groups = {"labelled": (labelled(self._samples.labels), ()), "unlabelled": (teachable(self._samples), (ALL,))}
         found: list[Chunk] = []
         for name, (taken, subsets) in groups.items():
             if name == "unlabelled" and not unlabelled:
@@ -87,43 +90,22 @@ class WarmAnswers:
             found += self._chunks[sweep.at, name]
         return found
 
-    def _hard_targets(self) -> Tensor:
-        """(N, K) float64 one-hot labels; zero for samples without one and for classes with fewer than `warm_start.min_count`."""
-        labels = self._samples.labels
-        targets = torch.zeros(len(labels), self._blueprint.classes, dtype=torch.float64)
-        known = labels != UNLABELLED
-        targets[known, labels[known]] = 1.0
-        return self._frequent(targets)
+    def _halves(self, hard: Targets, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """(n,) bool each: of these rows, the samples that make classifiers and those that judge them. Neither has so few of a kind that
+        `warm_start.min_count` keeps their sum back."""
+        own, judged = Targets(hard.values[rows], hard.taken[rows]), odd_places(hard.taken[rows])
+        fitted = self._task.enough(own, own.taken & ~judged, self._least)
+        return fitted, self._task.enough(own, judged, self._least)
 
-    def _frequent(self, targets: Tensor) -> Tensor:
-        return targets.masked_fill(targets.sum(0) < self._least, 0.0)
-
-    def _halves(self, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Targets (n, K) of the samples that make classifiers and of those that judge them. A sum over fewer samples of a class than
-        `warm_start.min_count` leaves in neither."""
-        judged = odd_places(targets.sum(1) > 0)[:, None]
-        return self._frequent(targets * ~judged), self._frequent(targets * judged)
-
-    def _soft_targets(self, sweep: Sweep, chunks: Sequence[Chunk]) -> dict[str, Tensor]:
-        """(N, K) float64 posteriors of the unlabelled samples under the client's own class frequencies, zero elsewhere; keys as those of
-        `teach`."""
-        counts = class_counts(self._samples.labels, self._blueprint.classes)
+    def _soft_targets(self, sweep: Sweep, chunks: Sequence[Chunk]) -> dict[str, Targets]:
+        """Posteriors of the unlabelled samples under the client's own class frequencies; keys as those of `teach`."""
+        samples, prior = self._samples, sweep.log_prior
+        variances = self._task.variances(prior, samples.presence, samples.modalities)
         taught = [chunk for chunk in chunks if ALL in chunk.reply.fused]
         return {
-            name: (logits + adjustment(logits, sweep.log_prior, counts)).double().softmax(1).nan_to_num()
+            name: self._task.soft(logits, variances.get(name), adjustment(logits, name, self._task, samples, prior), prior)
             for name, logits in teach(sweep, taught, self._blueprint.config.transfer.teacher).items()
         }
-
-
-def _sums(features: Tensor, targets: Tensor) -> ClassSums:
-    """Of the samples that have a target."""
-    taken = targets.sum(1) > 0
-    return class_sums(features[taken], targets[taken])
-
-
-def class_counts(labels: Tensor, classes: int) -> Tensor:
-    """(K,): labelled samples per class."""
-    return torch.bincount(labels[labels != UNLABELLED], minlength=classes)
 
 
 def odd_places(taken: Tensor) -> Tensor:

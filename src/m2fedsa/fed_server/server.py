@@ -14,7 +14,6 @@ from m2fedsa.averaging import Average, Averager, Contribution, weighted_mean
 from m2fedsa.blueprint import FUSED, Blueprint, client_parts, initial_client_tensors
 from m2fedsa.errors import RunError
 from m2fedsa.fed_server.phases import transfer_since
-from m2fedsa.losses import smoothed
 from m2fedsa.messages import (
     Acceptance,
     ClientInfo,
@@ -27,8 +26,9 @@ from m2fedsa.messages import (
 from m2fedsa.optimizers import cosine
 from m2fedsa.seeding import derive, derive_seed
 from m2fedsa.state import of_modalities
+from m2fedsa.tasks.task import Linear
 
-VELOCITY, PRIOR = "velocity/", "log_prior"
+VELOCITY, PRIOR, WEIGHTS = "velocity/", "log_prior", "class_weights"
 
 
 class Sampler(Protocol):
@@ -60,6 +60,8 @@ class State:
     round: int
     tensors: Mapping[str, Tensor]
     log_prior: Tensor
+    weights: Tensor
+    """(K,): of classes in the supervised loss"""
     velocity: Mapping[str, Tensor] = field(default_factory=dict)
     losses: tuple[float, ...] = ()
     """per round the mean fused loss over samples of several modalities; the last value again where a round had none"""
@@ -68,7 +70,12 @@ class State:
 
     def filed(self) -> dict[str, Tensor]:
         """The tensors as one flat mapping, for the checkpoint."""
-        return {**self.tensors, PRIOR: self.log_prior, **{VELOCITY + name: value for name, value in self.velocity.items()}}
+        return {
+            **self.tensors,
+            PRIOR: self.log_prior,
+            WEIGHTS: self.weights,
+            **{VELOCITY + name: value for name, value in self.velocity.items()},
+        }
 
     def facts(self) -> dict[str, Any]:
         """What is not a tensor, for the manifest."""
@@ -78,8 +85,8 @@ class State:
     def from_filed(cls, round_number: int, flat: Mapping[str, Tensor], facts: Mapping[str, Any]) -> "State":
         """The inverse of `filed` and `facts`."""
         velocity = {name.removeprefix(VELOCITY): value for name, value in flat.items() if name.startswith(VELOCITY)}
-        tensors = {name: value for name, value in flat.items() if name != PRIOR and not name.startswith(VELOCITY)}
-        return cls(round_number, tensors, flat[PRIOR], velocity, tuple(facts["losses"]), facts["since"])
+        tensors = {name: value for name, value in flat.items() if name not in (PRIOR, WEIGHTS) and not name.startswith(VELOCITY)}
+        return cls(round_number, tensors, flat[PRIOR], flat[WEIGHTS], velocity, tuple(facts["losses"]), facts["since"])
 
 
 class FedServer:
@@ -93,8 +100,8 @@ class FedServer:
         self.clients = {client.name: client for client in clients}
         config = blueprint.config
         self._averager = Averager.of(config.averaging, blueprint.modalities, config.federation, average)
-        uniform = torch.full((blueprint.classes,), 1.0 / blueprint.classes).log()
-        self.state = State(0, initial_client_tensors(blueprint), uniform)
+        prior, weights = blueprint.task.initial_prior(), torch.ones(blueprint.classes)
+        self.state = State(0, initial_client_tensors(blueprint), prior, weights)
 
     def begin_round(self, present: Sequence[str] | None = None) -> tuple[RoundPlan, list[TrainTask]]:
         """Plan the next round: its phase, its clients, their tasks. `present`: who can take part now; None: everybody."""
@@ -119,7 +126,9 @@ class FedServer:
     def view(self, client: str) -> GlobalView:
         """The global tensors that a client holds."""
         modalities = self.clients[client].modalities
-        return GlobalView(of_modalities(self.state.tensors, modalities, (FUSED,)), self.state.log_prior, self.state.round)
+        return GlobalView(
+            of_modalities(self.state.tensors, modalities, (FUSED,)), self.state.log_prior, self.state.weights, self.state.round
+        )
 
     def accept(self, plan: RoundPlan, results: Sequence[TrainResult]) -> Acceptance:
         """Which copies the main server shall average, and with which weights."""
@@ -142,15 +151,22 @@ class FedServer:
         holders = [client.name for client in self.clients.values() if getattr(client, split) > 0]
         return [EvaluateTask(name, self.view(name), split) for name in holders]  # type: ignore[arg-type]
 
-    def adopt(self, classifiers: Mapping[str, tuple[Tensor, Tensor]], counts: Tensor | None) -> None:
-        """Take the warm start: C_m per modality, and π from class counts (unless they are None)."""
+    def adopt(self, classifiers: Mapping[str, Linear]) -> None:
+        """Take C_m per modality from the warm start."""
         tensors = dict(self.state.tensors)
-        for modality, (weight, bias) in classifiers.items():
-            for part, value in (("weight", weight), ("bias", bias)):
+        for modality, linear in classifiers.items():
+            for part, value in (("weight", linear.weight), ("bias", linear.bias)):
                 name = f"{modality}.classifier.{part}"
                 tensors[name] = value.to(tensors[name].dtype)
-        log_prior = self.state.log_prior if counts is None else smoothed(counts).log().to(self.state.log_prior.dtype)
-        self.state = replace(self.state, tensors=tensors, log_prior=log_prior)
+        self.state = replace(self.state, tensors=tensors)
+
+    def adopt_prior(self, prior: Tensor) -> None:
+        """Take the global prior; where all classes shall count alike, their weights from it instead, and even frequencies."""
+        weights, balance = self.state.weights, self.blueprint.config.loss.balance
+        if balance != "none":
+            found, prior = self.blueprint.task.balanced(prior)
+            weights = found.to(weights.dtype) if balance == "weights" else weights
+        self.state = replace(self.state, log_prior=prior.to(self.state.log_prior.dtype), weights=weights)
 
     def restore(self, state: State) -> None:
         """Go back to a checkpoint; `WeightsError` if its tensors do not fit the settings."""

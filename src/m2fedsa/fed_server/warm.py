@@ -12,7 +12,8 @@ from torch import Tensor
 from m2fedsa.fed_server.server import FedServer
 from m2fedsa.messages import Failure, JudgeResult, JudgeTask, Result, SumsResult, SumsTask, Task, Traffic
 from m2fedsa.state import nbytes
-from m2fedsa.warm_start import best, discriminant, total
+from m2fedsa.tasks.task import Linear
+from m2fedsa.warm_start import best, total
 
 Ask = Callable[[Sequence[Task]], list[Result | Failure]]
 """Gives tasks to clients and waits for all answers."""
@@ -65,24 +66,34 @@ def _fit(
 
     With soft labels the choice is made anew: ten times the samples want less shrinkage. Unlabelled samples count as even ones.
     """
-    config = server.blueprint.config.warm_start
+    config, task = server.blueprint.config.warm_start, server.blueprint.task
+    scales = task.scales(config.scales)
     sums, first = _sums(server, ask, clients, soft)
     if not sums:
         return first, {}
     even, odd = total(result.even for result in sums), total(result.odd for result in sums)
-    server.adopt({}, _ordered_sum([result.counts for result in sums]))
+    server.adopt_prior(task.prior(_ordered_sum([result.counts for result in sums]), server.state.log_prior))
+    prior = server.state.log_prior.double()
     candidates = {
-        name: tuple(discriminant(one, shrinkage) for shrinkage in config.shrinkages)
+        name: tuple(task.fit(one, shrinkage, prior) for shrinkage in config.shrinkages)
         for name, one in even.items()
-        if float(one.counts.sum()) > 0
+        if task.number(one) > 0
     }
-    tables, second = _judge(server, ask, judges, {name: tuple((one.weight, one.bias) for one in many) for name, many in candidates.items()})
-    chosen = best(tables, config.shrinkages, config.scales)
-    classifiers = {}
-    for modality, (shrinkage, scale) in chosen.items():
-        fitted = discriminant(even[modality] + odd[modality], shrinkage)
-        classifiers[modality] = (scale * fitted.weight, scale * fitted.bias + server.state.log_prior.double())
-    server.adopt(classifiers, None)
+    tables, second = _judge(server, ask, judges, candidates, scales)
+    chosen = best(tables, config.shrinkages, scales)
+    server.adopt(
+        {
+            modality: task.classifier(task.fit(even[modality] + odd[modality], shrinkage, prior), scale, prior)
+            for modality, (shrinkage, scale) in chosen.items()
+        }
+    )
+    judged = {
+        modality: (tables[modality][config.shrinkages.index(shrinkage), scales.index(scale)], task.number(odd[modality]))
+        for modality, (shrinkage, scale) in chosen.items()
+    }
+    learned = task.learned(prior, judged)
+    if learned is not prior:
+        server.adopt_prior(learned)
     return first + second, chosen
 
 
@@ -108,16 +119,16 @@ def _sums(server: FedServer, ask: Ask, clients: Sequence[str], soft: bool) -> tu
     visits: dict[str, float] = {}
     for half in (half for result in results for half in (result.even, result.odd)):
         for modality, one in half.items():
-            visits[modality] = visits.get(modality, 0.0) + float(one.counts.sum())
+            visits[modality] = visits.get(modality, 0.0) + server.blueprint.task.number(one)
     failures = tuple(one for one in answers if isinstance(one, Failure))
     return results, _Exchange(features, sums, failures, {modality: round(number) for modality, number in visits.items()})
 
 
 def _judge(
-    server: FedServer, ask: Ask, clients: Sequence[str], candidates: Mapping[str, tuple[tuple[Tensor, Tensor], ...]]
+    server: FedServer, ask: Ask, clients: Sequence[str], candidates: Mapping[str, tuple[Linear, ...]], scales: tuple[float, ...]
 ) -> tuple[dict[str, Tensor], _Exchange]:
-    scales = server.blueprint.config.warm_start.scales
-    tasks = [JudgeTask(name, server.view(name), candidates, scales) for name in clients]
+    pairs = {name: tuple((one.weight, one.bias) for one in many) for name, many in candidates.items()}
+    tasks = [JudgeTask(name, server.view(name), pairs, scales) for name in clients]
     answers = ask(tasks)
     results = sorted((one for one in answers if isinstance(one, JudgeResult)), key=lambda one: one.client)
     tables: dict[str, list[Tensor]] = {}
@@ -125,11 +136,7 @@ def _judge(
         for modality, table in result.losses.items():
             tables.setdefault(modality, []).append(table)
     sent = sum(
-        nbytes(pair)
-        for task in tasks
-        for name, many in candidates.items()
-        if name in server.clients[task.client].modalities
-        for pair in many
+        nbytes(pair) for task in tasks for name, many in pairs.items() if name in server.clients[task.client].modalities for pair in many
     )
     received = sum(nbytes(result.losses.values()) for result in results)
     features = sum((one.traffic for one in results), Traffic())

@@ -8,12 +8,21 @@ from typing import Literal, NotRequired, TypedDict
 
 
 class Scores(TypedDict):
-    """The metrics of one subset of the modalities; null where it cannot be computed."""
+    """The metrics of one subset of the modalities, those of the task; null where it cannot be computed."""
 
-    accuracy: float | None
-    uar: float | None
-    macro_f1: float | None
-    auc: float | None
+    accuracy: NotRequired[float | None]
+    """single label: of samples; multi-label: of all answers about a class"""
+    exact_match: NotRequired[float | None]
+    """of samples of which every class is told rightly"""
+    uar: NotRequired[float | None]
+    micro_f1: NotRequired[float | None]
+    macro_f1: NotRequired[float | None]
+    r2: NotRequired[float | None]
+    pearson: NotRequired[float | None]
+    mae: NotRequired[float | None]
+    """in the units of the labels, as `rmse`"""
+    rmse: NotRequired[float | None]
+    auc: NotRequired[float | None]
     auc_error: NotRequired[float | None]
     """bound on the error of `auc`, 0 where it is exact"""
     loss: NotRequired[float | None]
@@ -48,6 +57,11 @@ class ClientFacts(TypedDict):
     test: NotRequired[int]
     classes: NotRequired[list[int]]
     """training samples per class, in the order of `Facts.classes`; unlabelled ones left out"""
+    mean: NotRequired[list[float]]
+    """of training labels that are numbers, as `deviation`, per target"""
+    deviation: NotRequired[list[float]]
+    having: NotRequired[dict[str, int]]
+    """how many training samples have each modality"""
 
 
 class Facts(TypedDict):
