@@ -7,7 +7,7 @@ import copy
 import functools
 import math
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from m2fedsa.assembly import Extensions, Parties, assemble
 from m2fedsa.config import Config
-from m2fedsa.data.samples import UNLABELLED, ClientData, FederatedData, InMemorySamples
+from m2fedsa.data.samples import UNLABELLED, ClientData, FederatedData, InMemorySamples, Kind
 from m2fedsa.messages import Averaged, Failure, RoundPlan, Traffic, TrainResult, TrainTask
 from m2fedsa.seeding import derive
 from m2fedsa.state import snapshot
@@ -26,6 +26,7 @@ from m2fedsa.storage import Store
 
 MODALITIES = ("image", "audio", "text")
 CLASSES = ("a", "b", "c", "d")
+TARGETS = ("height", "depth")
 DEPTH = 3
 TEXT_LENGTH = 9
 CLIENTS: Mapping[str, tuple[tuple[str, ...], int]] = {
@@ -134,6 +135,7 @@ def federated(
     unlabelled: float = 0.0,
     modalities: Sequence[str] = MODALITIES,
     seed: int = 1,
+    kind: Kind = "single_label",
 ) -> FederatedData:
     """The clients' data, and one client each that validates (`val`) and tests (`tst`), with all modalities.
 
@@ -151,13 +153,27 @@ def federated(
         presence = some_missing(number, owned, seed + place) if lacking else None
         known = labels[rows].clone()
         known[1:][torch.rand(number - 1, generator=g, dtype=torch.float32) < unlabelled] = UNLABELLED
-        found[name] = ClientData(owned, train=samples(table, known, rows, owned, presence))
+        found[name] = ClientData(owned, train=samples(table, told(known, kind), rows, owned, presence))
     for name, number in held.items():
         rows = torch.arange(start, start + number)
         start += number
-        made = samples(table, labels[rows], rows, modalities)
+        made = samples(table, told(labels[rows], kind), rows, modalities)
         found[name] = ClientData(tuple(modalities), **{"validation" if name == "val" else "test": made})
-    return FederatedData(CLASSES, tuple(modalities), found)
+    return FederatedData(TARGETS if kind == "regression" else CLASSES, tuple(modalities), found, kind=kind)
+
+
+def told(labels: Tensor, kind: Kind) -> Tensor:
+    """Classes as labels of other kinds: the class and, mostly, the next one; two numbers that follow it, with something of their own."""
+    if kind == "single_label":
+        return labels
+    known, place = labels != UNLABELLED, torch.arange(len(labels))
+    if kind == "multi_label":
+        several = torch.zeros(len(labels), len(CLASSES), dtype=torch.int64)
+        several[place, labels] = 1
+        several[place, (labels + 1) % len(CLASSES)] = (place % 3 > 0).long()
+        return several.masked_fill(~known[:, None], UNLABELLED)
+    numbers = torch.stack([200 + 30 * labels + 7 * (place % 4), -0.1 * labels**2 + 0.02 * (place % 5)], 1)
+    return numbers.to(torch.get_default_dtype()).masked_fill(~known[:, None], float("nan"))
 
 
 # --- settings and parties -----------------------------------------------------------------------------------------------------------
@@ -201,7 +217,11 @@ def perturbed(tensors: Mapping[str, Tensor], seed: int = 5) -> dict[str, Tensor]
     return made
 
 
-LOG_PRIOR = (0.4, 0.3, 0.2, 0.1)
+PRIORS: Mapping[Kind, Callable[[], Tensor]] = {
+    "single_label": lambda: torch.tensor([0.4, 0.3, 0.2, 0.1]).log(),
+    "multi_label": lambda: torch.tensor([0.4, -0.3, 0.2, -1.1]),
+    "regression": lambda: torch.tensor([[240.0, -0.2], [30.0, 0.3], [0.4, 0.8], [0.9, 0.5], [0.3, 0.6]]),
+}
 NO_TRAFFIC = Traffic()
 
 
@@ -209,7 +229,7 @@ def unsettle(who: Parties, seed: int = 5) -> tuple[dict[str, Tensor], dict[str, 
     """Put perturbed tensors and an uneven π in force on both servers; returns those of the clients' side and of the main server."""
     state = who.fed_server.state
     client_side = perturbed(state.tensors, seed)
-    prior = torch.tensor(LOG_PRIOR, dtype=state.log_prior.dtype).log()
+    prior = PRIORS[who.blueprint.config.data.task]().to(state.log_prior.dtype)
     who.fed_server.restore(replace(state, tensors=client_side, log_prior=prior))
     server_side = perturbed(server_tensors(who), seed)
     put(who, server_side)

@@ -1,7 +1,7 @@
 """One split step equals autograd on the unsplit network, for every trainable tensor; and one step of AdamW with it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -10,6 +10,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from tests import worlds
 from tests.equivalence import unsplit
+from tests.equivalence.unsplit_tasks import OneLabel, has_label
 from torch import Tensor
 
 from m2fedsa.assembly import Parties
@@ -19,7 +20,7 @@ from m2fedsa.client.kept import KeptOutputs
 from m2fedsa.client.local_round import LocalRound, finished
 from m2fedsa.client.teacher import Teacher
 from m2fedsa.config import Config
-from m2fedsa.data.samples import UNLABELLED, InMemorySamples
+from m2fedsa.data.samples import InMemorySamples, Kind
 from m2fedsa.losses import step_loss
 from m2fedsa.messages import Phase, RoundPlan
 from m2fedsa.seeding import derive
@@ -44,20 +45,24 @@ class Stage:
         return self.who.blueprint.config
 
 
-def stage(**settings: object) -> Stage:
-    made = worlds.config(**{"optimizer__clip_norm": NO_LIMIT, "federation__local_steps": 1, **settings})
-    who = worlds.parties(made, worlds.federated())
+def stage(kind: Kind = "single_label", **settings: object) -> Stage:
+    made = worlds.config(**{"optimizer__clip_norm": NO_LIMIT, "federation__local_steps": 1, "data__task": kind, **settings})
+    who = worlds.parties(made, worlds.federated(kind=kind))
     client_side, server_side = worlds.unsettle(who)
     return Stage(who, {**client_side, **server_side}, who.fed_server.state.log_prior)
 
 
 def batch_of(
-    presence: list[list[int]], labels: list[int] | None = None, modalities: tuple[str, ...] = worlds.MODALITIES
+    presence: list[list[int]],
+    labels: list[int] | None = None,
+    modalities: tuple[str, ...] = worlds.MODALITIES,
+    kind: Kind = "single_label",
 ) -> InMemorySamples:
     """Samples of which some lack modalities or, with label -1, their label."""
     table, classes = worlds.columns(len(presence), seed=11)
     held = torch.tensor(presence, dtype=torch.bool)
-    return worlds.samples(table, classes if labels is None else torch.tensor(labels), torch.arange(len(presence)), modalities, held)
+    told = worlds.told(classes if labels is None else torch.tensor(labels), kind)
+    return worlds.samples(table, told, torch.arange(len(presence)), modalities, held)
 
 
 def split(at: Stage, samples: InMemorySamples, phase: Phase, teachers: Mapping[str, Tensor] | None, weights: tuple[float, float, float]):
@@ -101,15 +106,17 @@ def entering_of(at: Stage, samples: InMemorySamples, rows: Tensor, phase: Phase)
 def whole(at: Stage, samples: InMemorySamples, phase: Phase, teachers: Mapping[str, Tensor] | None, weights: tuple[float, float, float]):
     """The same by autograd on the unsplit network."""
     taking_part = [
-        row for row, label in enumerate(samples.labels.tolist()) if label >= 0 or (phase == "transfer" and samples.presence[row].sum() > 1)
+        row
+        for row, known in enumerate(has_label(samples.labels).tolist())
+        if known or (phase == "transfer" and samples.presence[row].sum() > 1)
     ]
     order = torch.randperm(len(taking_part), generator=derive(SEED, CLIENT, "batches"))
     rows = torch.tensor(taking_part)[order][: at.config.federation.batch_size]
-    network = unsplit.Network(at.config, worlds.encoders(), at.log_prior)
+    network = unsplit.Network(at.config, worlds.encoders(), at.log_prior, at.who.fed_server.state.weights)
     spread = None
     if teachers is not None:
         spread = {name: teachers.get(name, teachers.get("fused")) for name in samples.modalities}
-    objective = unsplit.Objective(network, phase, weights, spread)
+    objective = unsplit.Objective(network, phase, weights, spread, teachers is not None and "fused" not in teachers)
     leaves = unsplit.leaves_of(at.tensors, phase, samples.modalities)
     batch = unsplit.Batch(samples, rows, entering_of(at, samples, rows, phase))
     found = unsplit.gradients(leaves, network, objective, batch, unsplit.Masks(SEED, CLIENT))
@@ -134,10 +141,11 @@ def check(at: Stage, samples: InMemorySamples, phase: Phase, teachers: Mapping[s
 
 def teachers_for(samples: InMemorySamples, *names: str) -> dict[str, Tensor]:
     """Fixed logits for the unlabelled samples of several modalities."""
-    taught = (samples.labels == UNLABELLED) & (samples.presence.sum(1) > 1)
+    taught = ~has_label(samples.labels) & (samples.presence.sum(1) > 1)
     made = {}
     for name in names:
-        drawn = 2 * torch.randn(len(taught), len(worlds.CLASSES), generator=derive(4, name), dtype=torch.float32)
+        width = len(worlds.CLASSES) if samples.labels.ndim == 1 else samples.labels.shape[1]
+        drawn = 2 * torch.randn(len(taught), width, generator=derive(4, name), dtype=torch.float32)
         made[name] = drawn.to(torch.get_default_dtype()).masked_fill(~taught[:, None], float("nan"))
     return made
 
@@ -292,7 +300,7 @@ def test_the_losses_that_a_round_reports(float64, stages, phase: Phase, which: s
     network = unsplit.Network(at.config, worlds.encoders(), at.log_prior)
     out = network.forward(at.tensors, unsplit.Batch.complete(samples, torch.arange(6)), unsplit.Masks())
     labels = samples.labels.tolist()
-    shift = unsplit.own_frequencies(labels, 4).log() - at.log_prior
+    shift = OneLabel.own(labels, at.log_prior, torch.ones(4)).log() - at.log_prior
     expected: dict[str, list[Tensor]] = {}
     for row, label in enumerate(labels):
         if label < 0:
@@ -304,6 +312,42 @@ def test_the_losses_that_a_round_reports(float64, stages, phase: Phase, which: s
     assert {name: number for name, (_, number) in losses.items()} == {name: len(values) for name, values in expected.items()}
     for name, values in expected.items():
         assert losses[name][0] == pytest.approx(float(sum(values)), rel=1e-9), name
+
+
+# --- other tasks --------------------------------------------------------------------------------------------------------------------
+
+KINDS: tuple[Kind, ...] = ("multi_label", "regression")
+OTHERWISE = {
+    "as it comes": {},
+    "the paper's logits": {"fusion__late": False},
+    "plain losses": {"loss__prior_adjusted": False},
+    "modality dropout": {"fusion__modality_dropout": 0.4},
+}
+
+
+@pytest.mark.parametrize("phase", ["fusion", "transfer"])
+@pytest.mark.parametrize("which", OTHERWISE)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_step_of_other_tasks(float64, stages, kind: Kind, which: str, phase: Phase) -> None:
+    check(stages(kind=kind, **OTHERWISE[which]), batch_of(RAGGED, kind=kind), phase)
+
+
+@pytest.mark.parametrize("teachers", [("fused",), worlds.MODALITIES], ids=["fused", "self"])
+@pytest.mark.parametrize("which", ["half of them labelled", "none labelled"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_unlabelled_samples_of_other_tasks(float64, stages, kind: Kind, which: str, teachers: tuple[str, ...]) -> None:
+    samples = batch_of(*TAUGHT[which], kind=kind)
+    check(stages(kind=kind), samples, "transfer", teachers_for(samples, *teachers))
+
+
+@pytest.mark.parametrize("phase", ["fusion", "transfer"])
+@pytest.mark.parametrize("kind", ["single_label", "multi_label"])
+def test_classes_that_count_alike(float64, kind: Kind, phase: Phase) -> None:
+    """By weights: the rarer a class, the more a sample of it counts; and the client's own frequencies with them."""
+    at = stage(kind, federation__batch_size=6, federation__warm_start=True, loss__balance="weights")
+    state = at.who.fed_server.state
+    at.who.fed_server.restore(replace(state, weights=torch.tensor([0.5, 3.0, 1.0, 2.0])))
+    check(at, batch_of(RAGGED, HALF_LABELLED, kind=kind), phase)
 
 
 # --- that the cases prove something -------------------------------------------------------------------------------------------------

@@ -8,9 +8,9 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from tests import worlds
-from tests.equivalence import unsplit
 from tests.equivalence.unsplit_run import Run
 from tests.equivalence.unsplit_run import discriminant as weighted_discriminant
+from tests.equivalence.unsplit_tasks import OneLabel
 from torch import Tensor
 
 from m2fedsa import training
@@ -332,7 +332,8 @@ def test_soft_labels_know_which_classes_their_client_has(float64) -> None:
     assert float(plain[1] + plain[3]) > 0.4
     assert float(found[1] + found[3]) < float(plain[1] + plain[3]) - 0.05
     assert torch.allclose(found.sum(), torch.tensor(1.0))
-    expected = unsplit.expected_frequencies(logits.tolist(), uniform.tolist(), [20, 0, 20, 0])
+    known = [0] * 20 + [2] * 20
+    expected = OneLabel.estimated([(line, ()) for line in logits], known, uniform).tolist()
     assert torch.allclose(found, torch.tensor(expected), atol=1e-10)
     alone = own_frequencies(torch.tensor([[3.0, 3.0]]), torch.tensor([0.5, 0.5]).log(), torch.tensor([0, 0]))
     assert torch.allclose(alone, torch.tensor([0.5, 0.5])), "nothing tells them apart"

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from tests import worlds
+from tests.equivalence.unsplit_ridge import RidgeRun
 from tests.equivalence.unsplit_run import Run
 
 from m2fedsa import training
@@ -14,7 +15,9 @@ from m2fedsa.data.samples import FederatedData
 NO_DROPOUT = {f"modalities__{name}__adapter_dropout": 0.0 for name in worlds.MODALITIES}
 
 
-def both(monkeypatch: pytest.MonkeyPatch, config: Config, data: FederatedData) -> tuple[Parties, Run, dict[str, torch.Tensor]]:
+def both(
+    monkeypatch: pytest.MonkeyPatch, config: Config, data: FederatedData, reference_of: type[Run] = Run
+) -> tuple[Parties, Run, dict[str, torch.Tensor]]:
     """The run of the code, and that of the reference."""
     kept: list[Parties] = []
 
@@ -26,7 +29,7 @@ def both(monkeypatch: pytest.MonkeyPatch, config: Config, data: FederatedData) -
     training.run(config, data=data, encoders=worlds.encoders())
     (who,) = kept
     start = {**initial_client_tensors(who.blueprint), **initial_server_tensors(who.blueprint)}
-    reference = Run(config, data, worlds.encoders(), start)
+    reference = reference_of(config, data, worlds.encoders(), start)
     reference.play()
     ours = {**who.fed_server.state.tensors, **worlds.server_tensors(who)}
     for name, tensor in ours.items():
@@ -101,4 +104,43 @@ def test_a_run_from_its_warm_start(float64, monkeypatch: pytest.MonkeyPatch, unl
     data = worlds.federated(clients, unlabelled=unlabelled)
     who, reference, ours = both(monkeypatch, config, data)
     assert torch.allclose(who.fed_server.state.log_prior, reference.log_prior, rtol=1e-12)
+    worlds.assert_close(worlds.settled(ours), worlds.settled(reference.tensors), 1e-9)
+
+
+# --- other tasks --------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["multi_label", "regression"])
+def test_a_run_of_other_tasks(float64, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """Two epochs of fusion, then transfer, without a warm start."""
+    config = worlds.config(data__task=kind, federation__rounds=3, transfer__start=3, federation__local_epochs=2)
+    _, reference, ours = both(monkeypatch, config, worlds.federated(kind=kind))
+    worlds.assert_close(worlds.settled(ours), worlds.settled(reference.tensors), 1e-9)
+
+
+@pytest.mark.parametrize("unlabelled", [0.0, 0.4])
+@pytest.mark.parametrize("kind", ["multi_label", "regression"])
+def test_a_run_of_other_tasks_from_its_warm_start(float64, monkeypatch: pytest.MonkeyPatch, kind: str, unlabelled: float) -> None:
+    """Classifiers by ridge regression of the pooled data, soft labels among it, and transfer with and without labels from round 2."""
+    clients = {name: (owned, 3 * number) for name, (owned, number) in worlds.CLIENTS.items()}
+    config = worlds.config(data__task=kind, federation__rounds=2, transfer__start=2, federation__warm_start=True)
+    data = worlds.federated(clients, unlabelled=unlabelled, kind=kind)
+    who, reference, ours = both(monkeypatch, config, data, RidgeRun)
+    assert torch.allclose(who.fed_server.state.log_prior, reference.log_prior, rtol=1e-9)
+    worlds.assert_close(worlds.settled(ours), worlds.settled(reference.tensors), 1e-8)
+
+
+@pytest.mark.parametrize("balance", ["weights", "sampling"])
+def test_a_run_whose_classes_count_alike(float64, monkeypatch: pytest.MonkeyPatch, balance: str) -> None:
+    config = worlds.config(
+        federation__rounds=2,
+        transfer__start=2,
+        federation__warm_start=True,
+        loss__balance=balance,
+        warm_start__shrinkages="[0.4]",
+        warm_start__scales="[0.5]",
+    )
+    who, reference, ours = both(monkeypatch, config, worlds.federated())
+    uniform = torch.full((4,), 0.25).log()
+    assert torch.equal(who.fed_server.state.log_prior, uniform)
     worlds.assert_close(worlds.settled(ours), worlds.settled(reference.tensors), 1e-9)

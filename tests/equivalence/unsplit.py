@@ -225,12 +225,6 @@ def mean(values: Sequence[Tensor]) -> Tensor:
     return torch.stack(list(values)).mean()
 
 
-def own_frequencies(labels: Sequence[int], classes: int) -> Tensor:
-    """π_u of a client, smoothed by 0.5 per class."""
-    counts = [sum(label == one for label in labels) + 0.5 for one in range(classes)]
-    return torch.tensor(counts) / sum(counts)
-
-
 @dataclass
 class Objective:
     """The loss of a batch."""

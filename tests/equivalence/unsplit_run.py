@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 import numpy as np
 import torch
 from tests.equivalence import unsplit
+from tests.equivalence.unsplit_tasks import has_label
 from torch import Tensor, nn
 
 from m2fedsa.config import Config
@@ -17,7 +18,7 @@ from m2fedsa.seeding import derive, derive_seed
 
 def unlabelled_pairs(samples: InMemorySamples) -> Tensor:
     """Samples that can be taught: several modalities, no label."""
-    return (samples.labels < 0) & (samples.presence.sum(1) > 1)
+    return ~has_label(samples.labels) & (samples.presence.sum(1) > 1)
 
 
 def discriminant(z: np.ndarray, q: np.ndarray, shrinkage: float) -> tuple[np.ndarray, np.ndarray]:
@@ -57,11 +58,17 @@ class Run:
 
     def __post_init__(self) -> None:
         classes = len(self.data.classes)
-        self.log_prior = torch.full((classes,), -math.log(classes))
+        self.weights = torch.ones(classes)
+        modalities = len(self.data.modalities)
+        self.log_prior = {
+            "single_label": torch.full((classes,), -math.log(classes)),
+            "multi_label": torch.zeros(classes),
+            "regression": torch.tensor([[0.0] * classes, [1.0] * classes, *[[0.5] * classes] * modalities]),
+        }[self.config.data.task]
 
     @property
     def network(self) -> unsplit.Network:
-        return unsplit.Network(self.config, self.encoders, self.log_prior)
+        return unsplit.Network(self.config, self.encoders, self.log_prior, self.weights)
 
     @property
     def clients(self) -> dict[str, InMemorySamples]:
@@ -83,7 +90,7 @@ class Run:
         eligible = [
             name
             for name, samples in self.clients.items()
-            if (samples.labels >= 0).any() or (phase == "transfer" and unlabelled_pairs(samples).any())
+            if has_label(samples.labels).any() or (phase == "transfer" and unlabelled_pairs(samples).any())
         ]
         if config.federation.clients_per_round is not None:
             drawn = torch.randperm(len(eligible), generator=derive(config.seed, "sample", number))
@@ -116,7 +123,7 @@ class Run:
         config, samples, seed = self.config, self.clients[client], derive_seed(self.config.seed, "round", number)
         seen = {**self.tensors, **self.personal.get(client, {})}
         teachers = self.teachers_of(client, number, seen) if phase == "transfer" else None
-        objective = unsplit.Objective(self.network, phase, config.transfer.weights, teachers)
+        objective = unsplit.Objective(self.network, phase, config.transfer.weights, teachers, config.transfer.teacher == "self")
         t = unsplit.leaves_of(seen, phase, samples.modalities)
         steppers = unsplit.optimizers(t, config, rate)
         if shared is not None and stepper is not None:
@@ -137,14 +144,22 @@ class Run:
 
     def batches(self, samples: InMemorySamples, phase: str, generator: torch.Generator) -> list[Tensor]:
         settings = self.config.federation
-        take = samples.labels >= 0
+        take = has_label(samples.labels)
         if phase == "transfer":
             take = take | unlabelled_pairs(samples)
         rows = take.nonzero().flatten()
         made: list[Tensor] = []
         passes = settings.local_epochs if settings.local_steps is None else settings.local_steps
+        odds = torch.ones(len(rows))
+        if self.config.loss.balance == "sampling":
+            own = [label for label in samples.labels[rows].tolist() if label >= 0]
+            known = len(own) / len(set(own))
+            odds = torch.tensor([known / own.count(label) if label >= 0 else 1.0 for label in samples.labels[rows].tolist()])
         for _ in range(passes):
-            order = rows[torch.randperm(len(rows), generator=generator)]
+            if self.config.loss.balance == "sampling":
+                order = rows[torch.multinomial(odds, len(rows), replacement=True, generator=generator)]
+            else:
+                order = rows[torch.randperm(len(rows), generator=generator)]
             made += [order[start : start + settings.batch_size] for start in range(0, len(order), settings.batch_size)]
             if settings.local_steps is not None and len(made) >= settings.local_steps:
                 return made[: settings.local_steps]
@@ -166,7 +181,7 @@ class Run:
         """Which tensors one sample trains: those that its loss alone has a gradient for. Samples of one pattern train the same."""
         row = batch.rows[place : place + 1]
         held = tuple(batch.samples.presence[row][0].tolist())
-        pattern = (client, phase, held, tuple(sorted(batch.entering[place])), int(batch.samples.labels[row]) >= 0)
+        pattern = (client, phase, held, tuple(sorted(batch.entering[place])), bool(has_label(batch.samples.labels[row])))
         if pattern not in self.trainers:
             alone = unsplit.Batch(batch.samples, row, [batch.entering[place]])
             t = unsplit.leaves_of(self.tensors, phase, batch.samples.modalities)
@@ -232,7 +247,12 @@ class Run:
         """Discriminant classifiers of the pooled data; once more with the soft labels of samples that have none."""
         hard = {name: self.targets(samples) for name, samples in self.clients.items()}
         counts = sum(q.sum(0) for q in hard.values()) + 0.5
-        self.log_prior = torch.from_numpy(np.log(counts / counts.sum())).to(self.log_prior.dtype)
+        frequencies = torch.from_numpy(counts / counts.sum()).to(self.log_prior.dtype)
+        self.log_prior = frequencies.log()
+        if self.config.loss.balance != "none":
+            self.log_prior = torch.full_like(frequencies, 1 / len(frequencies)).log()
+        if self.config.loss.balance == "weights":
+            self.weights = 1 / (len(frequencies) * frequencies)
         features = {name: self.pooled_features(samples) for name, samples in self.clients.items()}
         self.solve(features, hard, {name: np.zeros_like(q) for name, q in hard.items()})
         if self.config.transfer.closed_form and any(unlabelled_pairs(samples).any() for samples in self.clients.values()):
@@ -270,9 +290,8 @@ class Run:
             with torch.no_grad():
                 out = self.network.forward(self.tensors, unsplit.Batch.complete(samples, taught.nonzero().flatten()), unsplit.Masks())
             logits, prior = torch.stack(out.fused).double(), self.log_prior.double()
-            counts = [samples.labels.tolist().count(label) for label in range(len(prior))]
-            own = unsplit.expected_frequencies(logits.tolist(), prior.tolist(), counts)
-            q[taught.numpy()] = (logits + torch.tensor(own).double().log() - prior).softmax(1).numpy()
+            own = self.network.kind.estimated([(line, ()) for line in logits], samples.labels.tolist(), prior)
+            q[taught.numpy()] = (logits + own.log() - prior).softmax(1).numpy()
         return q
 
     def pooled_features(self, samples: InMemorySamples) -> dict[str, np.ndarray]:

@@ -130,10 +130,8 @@ class SeveralLabels:
                 weights.append(np.zeros(z.shape[1]))
                 biases.append(0.0)
                 continue
-            score = ridge(z, column, shrinkage).predict(z)[:, None]
-            fitted = LinearDiscriminantAnalysis(solver="lsqr").fit(score, there)
-            slope, intercept = fitted.coef_[0, 0], fitted.intercept_[0] - np.log(fitted.priors_[1] / fitted.priors_[0])
             direction = ridge(z, column, shrinkage)
+            slope, intercept = of_one_number(direction.predict(z), column)
             weights.append(slope * direction.coef_)
             biases.append(slope * direction.intercept_ + intercept)
         return np.stack(weights), np.array(biases)
@@ -250,6 +248,17 @@ class Numbers:
 
     def soft(self, s: Tensor, own: tuple[Tensor, Tensor], names: Sequence[str], prior: Tensor) -> np.ndarray:
         return (prior[0] + prior[1] * self.under(s, own, names, prior)).double().numpy()
+
+
+def of_one_number(score: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+    """Discriminant analysis of one number, without its prior: scikit-learn's for zeros and ones; where they are soft, by weights."""
+    if np.isin(y, (0, 1)).all():
+        fitted = LinearDiscriminantAnalysis(solver="lsqr").fit(score[:, None], y > 0.5)
+        return fitted.coef_[0, 0], fitted.intercept_[0] - np.log(fitted.priors_[1] / fitted.priors_[0])
+    above, below = np.average(score, weights=y), np.average(score, weights=1 - y)
+    within = (y * (score - above) ** 2 + (1 - y) * (score - below) ** 2).mean()
+    slope = (above - below) / within
+    return slope, -slope * (above + below) / 2
 
 
 def ridge(z: np.ndarray, y: np.ndarray, shrinkage: float) -> Ridge:
