@@ -5,8 +5,9 @@ import torch
 from tests import worlds
 
 from m2fedsa.assembly import Extensions, assemble
-from m2fedsa.figures import Accounts, Evaluated, failure_records, metrics_of, reported_losses, versions
-from m2fedsa.messages import EvaluateResult, Failure, Traffic, TrainResult
+from m2fedsa.data.samples import ClientData, FederatedData, InMemorySamples
+from m2fedsa.figures import Accounts, Evaluated, facts_of, failure_records, metrics_of, reported_losses, versions
+from m2fedsa.messages import ClientInfo, EvaluateResult, Failure, Traffic, TrainResult
 from m2fedsa.metrics import ClassTally
 from m2fedsa.metrics.tally import tensors_of
 from m2fedsa.storage import Store
@@ -92,10 +93,27 @@ def test_facts():
         "validation": 0,
         "test": 0,
         "classes": [2, 1, 0, 1],
+        "having": {"text": 6},
     }
     assert facts["clients"]["tst"]["test"] == 12
     assert facts["clients"]["tst"]["train"] == 0
     assert json.loads(json.dumps(facts)) == facts
+
+
+def test_facts_of_other_tasks():
+    """Samples that have each class, of which one has two; mean and deviation of numbers, of those that are known."""
+    many, numbers = (
+        InMemorySamples.whole({"text": {"x": torch.zeros(3, 2)}}, labels)
+        for labels in ([[1, 1], [1, 0], [-1, -1]], [[1.0], [3.0], [float("nan")]])
+    )
+    registry = {"ann": ClientInfo("ann", ("text",), 3, 2, 0, 0, 0)}
+    told = [
+        facts_of(FederatedData(("a", "b")[: one.labels.shape[1]], ("text",), {"ann": ClientData(("text",), one)}, kind=kind), registry)
+        for one, kind in ((many, "multi_label"), (numbers, "regression"))
+    ]
+    assert told[0]["clients"]["ann"]["classes"] == [2, 1]
+    assert told[1]["clients"]["ann"]["mean"] == [2.0]
+    assert told[1]["clients"]["ann"]["deviation"] == [1.0]
 
 
 def test_versions_are_those_installed():
