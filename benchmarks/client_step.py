@@ -26,8 +26,9 @@ TRICKS = {
     "+ texts cut to their length": (),
     "+ bfloat16, fused attention": ("compute.precision=bfloat16", "compute.attention=sdpa"),
     "+ bfloat16, plain attention": ("compute.precision=bfloat16", "compute.attention=eager"),
+    "+ last part for the pooled token": ("compute.precision=bfloat16", "compute.last_block=pooled"),
 }
-DEFAULT = "+ bfloat16, plain attention"
+DEFAULT = "+ last part for the pooled token"
 """What `paper_shapes` and every recipe of that size asks for."""
 
 
