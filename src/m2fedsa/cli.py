@@ -54,12 +54,17 @@ def run(
     settings: Settings = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="The run directory; runs/<name>-<date>-<n> if not given.")] = None,
     resume: Annotated[Path | None, typer.Option(metavar="DIR", help="Go on with the run in this directory.")] = None,
+    track: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Send figures to tensorboard, mlflow or wandb. Repeatable.")
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """Run a federation on this machine: clients, main server and fed server."""
     from m2fedsa.reporting.progress import view
     from m2fedsa.reporting.run_directory import RunDirectory
+    from m2fedsa.reporting.trackers import Tracking, trackers
 
+    tracked = trackers(track or ())
     if resume is None:
         directory = RunDirectory.create(_config(target, settings), out)
     elif out is not None:
@@ -67,15 +72,17 @@ def run(
     else:
         directory = RunDirectory.resume(resume, _config(target or str(resume / "config.toml"), settings) if target or settings else None)
     progress = view(directory.config)
+    tracking = Tracking(directory.config, directory, tracked, progress)
     try:
         from m2fedsa.assembly import Extensions
         from m2fedsa.training import run_in
 
-        run_in(directory, directory.config, Extensions(), progress, resume=resume is not None)
+        run_in(directory, directory.config, Extensions(), tracking, resume=resume is not None)
     except (ConfigError, CutError, WeightsError) as error:
         place = target if target and target.endswith(".toml") else f"recipe {target}" if target else f"{resume}/config.toml"
         raise type(error)(f"{place}: {error}") from error
     finally:
+        tracking.close()
         progress.close()
         directory.close()
 

@@ -496,7 +496,7 @@ class Config(Section):
 
     def differences(self, other: "Config") -> list[str]:
         """`key: here -> there` for every setting that differs."""
-        here, there = _flat(self.model_dump(mode="json")), _flat(other.model_dump(mode="json"))
+        here, there = flat(self.model_dump(mode="json")), flat(other.model_dump(mode="json"))
         return [
             f"{key}: {shown(here.get(key))} -> {shown(there.get(key))}"
             for key in sorted({*here, *there})
@@ -511,11 +511,12 @@ def _toml_value(text: str) -> Any:
         return text
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested tables as one, with keys such as `federation.rounds`."""
+    found: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{name}.")
+            found |= flat(value, f"{prefix}{name}.")
         else:
-            flat[prefix + name] = value
-    return flat
+            found[prefix + name] = value
+    return found

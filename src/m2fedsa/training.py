@@ -34,6 +34,7 @@ from m2fedsa.reporting.program import word
 from m2fedsa.reporting.progress import Progress
 from m2fedsa.reporting.records import RoundRecord, WarmStartRecord
 from m2fedsa.reporting.run_directory import RunDirectory, read_warm_start
+from m2fedsa.reporting.trackers import Tracker, Tracking
 from m2fedsa.result import Result
 from m2fedsa.state import digest, fingerprints
 from m2fedsa.storage import Store
@@ -48,6 +49,7 @@ def run(
     out: Path | str | None = None,
     resume: bool = False,
     progress: Progress | None = None,
+    trackers: Sequence[Tracker] = (),
     data: FederatedData | None = None,
     encoders: "Mapping[str, PreTrainedModel] | None" = None,
     loss: Loss = step_loss,
@@ -57,8 +59,8 @@ def run(
     """Run a federation in this process.
 
     `out`: the run directory; None keeps nothing on disk. `resume`: go on from the checkpoint in `out`. `progress`: who is told how it
-    goes. The others replace a part by a researcher's own; see `data.samples.FederatedData`, `losses.Loss`, `averaging.Average`,
-    `fed_server.Sampler`.
+    goes. `trackers`: where its figures go as well. The others replace a part by a researcher's own; see `data.samples.FederatedData`,
+    `losses.Loss`, `averaging.Average`, `fed_server.Sampler`.
 
     Raises `InputError` for what cannot be used, before any training and without leaving a directory behind; `Interrupted` on Ctrl-C,
     after which `out` can be resumed; `RunError` if the run cannot go on.
@@ -68,7 +70,11 @@ def run(
     directory = None
     if out is not None:
         directory = RunDirectory.resume(out, config) if resume else RunDirectory.create(config, out)
-    return run_in(directory, config, extensions, progress or _Silent(), resume)
+    tracking = Tracking(config, directory, trackers, progress or _Silent())
+    try:
+        return run_in(directory, config, extensions, tracking, resume)
+    finally:
+        tracking.close()
 
 
 def run_in(directory: RunDirectory | None, config: Config, extensions: Extensions, progress: Progress, resume: bool = False) -> Result:
