@@ -42,7 +42,7 @@ def example(heading):
 
 
 def test_the_page_has_an_example_of_each_part():
-    assert list(EXAMPLES) == ["Data", "Encoder", "Loss", "Averaging rule", "Client sampler"]
+    assert list(EXAMPLES) == ["Data", "Encoder", "Loss", "Averaging rule", "Client sampler", "Tracker"]
     assert PAGE.count("```python") == len(EXAMPLES)
 
 
@@ -50,7 +50,7 @@ def test_the_page_names_what_there_is():
     """Each argument in the table is one of `run`, each interface can be imported by the name that is told."""
     arguments = inspect.signature(m2fedsa.run).parameters
     rows = re.findall(r"^\| \[.*?\| `(\w+)=.*?\| .*?`([\w.]+)` \|$", PAGE, re.MULTILINE)
-    assert {argument for argument, _ in rows} == {"data", "encoders", "loss", "average", "sampler"}
+    assert {argument for argument, _ in rows} == {"data", "encoders", "loss", "average", "sampler", "trackers"}
     for argument, interface in rows:
         assert argument in arguments
         module, _, name = interface.rpartition(".")
@@ -262,6 +262,18 @@ def test_own_encoder():
 
 
 # --- what the run directory tells of them ---------------------------------------------------------------------------------------------
+
+
+def test_the_tracker_of_the_page(capsys):
+    """The first line, then the figures of the warm start, of the round and of the end."""
+    example.cache_clear()
+    result = example("Tracker")["result"]
+    lines = [line.split(",") for line in capsys.readouterr().out.splitlines()]
+    assert lines[0] == ["step", "digits", "seed 0"]
+    (loss,) = [float(value) for step, name, value in lines[1:] if name == "loss/fused"]
+    assert loss == result.history[0]["loss"]["fused"]
+    assert {step for step, *_ in lines[1:]} == {"0", "1", "end"}
+    assert float(lines[-1][2]) == result.metrics["fused"]["accuracy"]
 
 
 def test_a_run_with_own_parts_says_so_and_is_not_repeated_without_them(tmp_path, capsys):
