@@ -131,11 +131,19 @@ def test_what_is_no_size(text):
 
 def test_the_command(capsys, monkeypatch):
     """On the embedded task: a table per encoder, settings that can be pasted, JSON that says the same."""
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("COLUMNS", "80")
     given = ["plan", "digits", "--set", "data.clients=4", "--set", "data.partition=iid", "--client-bytes", "200kB"]
     assert main(given) == 0
     said = capsys.readouterr().out
-    assert "text can be read" in said
+    assert "could simply be read" in " ".join(said.split())
+    tables = said.partition("\nfp32 ...")[0]
+    assert max(map(len, tables.splitlines())) <= 80
+    # Nothing is cut short: five blocks of each encoder, twelve columns of which one is a mark or empty.
+    assert "…" not in tables
+    rows = [line.split() for line in tables.splitlines() if line.lstrip()[:1].isdigit()]
+    assert [row[0] for row in rows] == list("01234") * 3
+    assert {len(row) for row in rows} <= {11, 12}
+    assert [row[1] for row in rows if len(row) == 12 and row[1] in "*x"].count("x") == 6
     assert main([*given, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     for name, one in told["proposed"].items():
