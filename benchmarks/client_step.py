@@ -28,7 +28,7 @@ TRICKS = {
     "+ bfloat16, plain attention": ("compute.precision=bfloat16", "compute.attention=eager"),
     "+ last part for the pooled token": ("compute.precision=bfloat16", "compute.last_block=pooled"),
 }
-DEFAULT = "+ last part for the pooled token"
+DEFAULT = "+ bfloat16, plain attention"
 """What `paper_shapes` and every recipe of that size asks for."""
 
 

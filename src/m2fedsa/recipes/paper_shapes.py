@@ -23,7 +23,7 @@ def paper_shapes(*, rounds: int = 1, seed: int = 0, clients: int = 2) -> Config:
             },
             "federation": {"rounds": rounds, "batch_size": 4, "warm_start": False},
             # At this size the fastest on CPUs that multiply in bfloat16 (docs/benchmarks.md).
-            "compute": {"precision": "bfloat16", "last_block": "pooled"},
+            "compute": {"precision": "bfloat16"},
         },
         "recipe paper_shapes",
     )
