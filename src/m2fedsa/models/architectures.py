@@ -57,6 +57,8 @@ class Architecture:
     """The argument whose values travel to the tail."""
     rows: int = 0
     """The dimension of what passes between blocks that counts samples."""
+    channels: bool = False
+    """What passes between blocks is (B, C, T, D), a row of tokens for each channel; pooled, the channels stand side by side."""
     positions: bool = False
     """Tokens know their place by counting from the first, padding or not, unless `position_ids` say otherwise."""
 
@@ -107,6 +109,7 @@ ARCHITECTURES = {
     "roformer": Architecture(keep=("encoder.embed_positions",)),
     "wavlm": Architecture(keep=("encoder.layers.0.attention.rel_attn_embed",)),
     "xlnet": Architecture("last", rows=1),
+    "patchtst": Architecture(channels=True),
     "mobilenet_v1": Architecture("pooler", site=Site("", "", 1)),
 }
 

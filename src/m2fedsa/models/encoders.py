@@ -3,6 +3,7 @@
 transformers is imported when an encoder is loaded, and of it only the model's own family.
 """
 
+import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -92,9 +93,12 @@ def _read(source: str, folder: Path | None, revision: str | None, dtype: torch.d
     from transformers import AutoConfig
 
     where = str(folder or source)
+    importlib.import_module("m2fedsa.models.tabular")  # which tells transformers of itself
     options: dict[str, Any] = {"local_files_only": folder is not None or not reachable(), "revision": revision or "main"}
     try:
         config = AutoConfig.from_pretrained(where, **options)
+        if getattr(config, "do_mask_input", False):
+            config.do_mask_input = False  # as PatchTST was pretrained; it would hide a part of every series for ever
         kind = _class_of(config)
         if config.model_type in _TOWERS:
             config = kind.config_class.from_pretrained(where, **options)

@@ -24,8 +24,8 @@ _BATCH = 2
 
 
 def example_for(model: "PreTrainedModel") -> dict[str, Tensor]:
-    """Two samples of random numbers: texts of 32 and 20 tokens, pictures, videos, spectrograms or waveforms of one and three quarters of a
-    second. Of the model's type; the same for every call.
+    """Two samples of random numbers: texts of 32 and 20 tokens, pictures, videos, series, records, spectrograms or waveforms of one
+    and three quarters of a second. Of the model's type; the same for every call.
 
     `CutError` if the encoder wants something else.
     """
@@ -38,6 +38,12 @@ def example_for(model: "PreTrainedModel") -> dict[str, Tensor]:
         return {name: _noise(model, _picture(config), generator)}
     if name == "pixel_values_videos":
         return {name: _noise(model, _picture(config), generator)}
+    if name == "past_values":
+        series = (config.context_length, config.num_input_channels)
+        return {name: _noise(model, series, generator), "past_observed_mask": torch.ones(_BATCH, *series, dtype=torch.bool)}
+    if name == "codes":
+        codes_BC = torch.randint(0, config.num_codes, (_BATCH, config.num_columns), generator=generator)
+        return {name: codes_BC, "values": _noise(model, (config.num_columns,), generator)}
     shape, counted = _sound(config, name)
     if shape:
         values = {name: _noise(model, shape, generator)}

@@ -44,7 +44,7 @@ class Head(Frozen):
             module.register_forward_pre_hook(lambda _module, args, kwargs: self._stop(received(args, kwargs)), with_kwargs=True)
         rows = {shape[0] for shape, _ in plan.inputs.values()}
         hidden = self({name: torch.zeros(shape, dtype=dtype, device=self.device) for name, (shape, dtype) in plan.inputs.items()})
-        self.axis = 1 if hidden.dim() == 4 else -1
+        self.axis = 1 if hidden.dim() == 4 and not architecture(plan.model_type).channels else -1
         self.width = hidden.shape[self.axis]
         if len(rows) == 1 and hidden.shape[0] not in rows:
             raise CutError(

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from m2fedsa.errors import CutError
-from m2fedsa.models.architectures import Pooling
+from m2fedsa.models.architectures import Pooling, architecture
 
 
 def pool(encoder: nn.Module, output: Any, pooling: Pooling, mask: Tensor | None) -> Tensor:
     """z (B, D_z) from the output of `encoder` and the mask that it was given.
 
-    "pooler" is the model's own, "cls" its first token, "mean" the mean over tokens (over those with mask 1) or over a map, "last" the
-    last token (the last with mask 1). Raises `CutError` where the model offers no such thing.
+    "pooler" is the model's own, "cls" its first token, "mean" the mean over tokens (over those with mask 1; of a series those of each
+    channel) or over a map, "last" the last token (the last with mask 1). Raises `CutError` where the model offers no such thing.
     """
     if pooling == "pooler":
         pooled: Tensor | None = getattr(output, "pooler_output", None)
@@ -32,6 +32,8 @@ def pool(encoder: nn.Module, output: Any, pooling: Pooling, mask: Tensor | None)
         return _last(_tokens(hidden, pooling), _token_mask(encoder, mask, hidden.shape[1]))
     if pooling != "mean":
         raise CutError(f"pooling = {pooling!r}, but it is one of 'pooler', 'mean', 'cls', 'last'")
+    if hidden.dim() == 4 and architecture(str(getattr(encoder.config, "model_type", ""))).channels:
+        return hidden.mean(2).flatten(1)
     if hidden.dim() == 4:
         return hidden.mean((2, 3))
     mask_BT = _token_mask(encoder, mask, hidden.shape[1])

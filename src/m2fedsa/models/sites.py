@@ -39,6 +39,7 @@ SITES = (
     Site("layer.1.DenseReluDense", "layer.1.DenseReluDense"),  # T5's encoder
     Site("layer.1.mlp", "layer.1.mlp"),  # Switch Transformers' encoder
     Site("ff.layer_1", "ff.layer_2"),  # XLNet, whose feed-forward part adds its residual itself
+    Site("ff.0", "ff.3"),  # PatchTST
     Site("block_sparse_moe", "block_sparse_moe"),  # GraniteMoE
     Site("mlp_block", "mlp_block"),  # RecurrentGemma
     Site("mixer", "mixer"),  # Mamba, which has no other part

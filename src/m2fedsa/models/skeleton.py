@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _LIBRARY = "transformers.models."
+_OURS = "m2fedsa.models.tabular"
 
 
 class _Unfilled(TorchFunctionMode):
@@ -30,7 +31,7 @@ class _Unfilled(TorchFunctionMode):
 def kind_of(model: nn.Module) -> str:
     """Where the class of `model` is defined. `WeightsError` if that is not transformers: another machine could not build it."""
     kind = type(model)
-    if not kind.__module__.startswith(_LIBRARY):
+    if not kind.__module__.startswith(_LIBRARY) and kind.__module__ != _OURS:
         raise WeightsError(f"{kind.__module__}.{kind.__qualname__} is not a class of transformers, so that no slice of it could be loaded.")
     return f"{kind.__module__}.{kind.__qualname__}"
 
@@ -43,7 +44,7 @@ def skeleton(config: Path | Any, kind: str, absent: Sequence[str] = ()) -> "PreT
     """
     module, _, name = kind.rpartition(".")
     try:
-        if not module.startswith(_LIBRARY):
+        if not module.startswith(_LIBRARY) and module != _OURS:
             raise ImportError(f"it is not a class of {_LIBRARY}*")
         made_of = getattr(importlib.import_module(module), name)
         read = made_of.config_class.from_pretrained(config, local_files_only=True) if isinstance(config, Path) else config
