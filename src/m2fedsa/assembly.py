@@ -38,6 +38,8 @@ from m2fedsa.storage import Store
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from m2fedsa.data.manifest.checking import Checked
+
 _LOOKED_AT = 8
 """Samples that are read at a time in search of two to cut an encoder on."""
 OBJECT = "object"
@@ -157,7 +159,7 @@ def _data_of(config: Config) -> FederatedData:
         raise ConfigError(
             'data.source = "object", but no data set was passed: call m2fedsa.run(config, data=...), or name an embedded one.'
         )
-    processors = {name: one.processor or processor_place(one.encoder) for name, one in config.modalities.items()}
+    processors = _processors(config)
     if config.data.manifest is not None:
         return from_manifest(config.data, config.modalities, config.seed, processors, looks_of(config))
     check_paths(config)
@@ -167,6 +169,20 @@ def _data_of(config: Config) -> FederatedData:
         return load_data(config.data, config.seed, processors)
     except ConfigError as error:
         raise ConfigError(option_named(str(error), config.data)) from error
+
+
+def check_of(config: Config) -> "Checked":
+    """All that a manifest holds, read once. `InputError` where there is none, or for what is no matter of single rows."""
+    from m2fedsa.data.manifest.checking import check_manifest
+
+    if config.data.manifest is None:
+        raise ConfigError(f"data.manifest is unset: the source {config.data.source} looks at its samples by itself, when it is run.")
+    return check_manifest(config.data, config.modalities, config.seed, _processors(config), looks_of(config))
+
+
+def _processors(config: Config) -> dict[str, str]:
+    """modality -> where the processor of its encoder lies"""
+    return {name: one.processor or processor_place(one.encoder) for name, one in config.modalities.items()}
 
 
 def looks_of(config: Config) -> Path:

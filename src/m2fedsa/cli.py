@@ -9,17 +9,16 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import click
 import typer
 
 import m2fedsa
+from m2fedsa.cli_data import check, encoder, init
+from m2fedsa.cli_options import Debug, Settings, settings_of
 from m2fedsa.deploy import commands
 from m2fedsa.errors import ConfigError, CutError, InputError, Interrupted, M2FedSAError, WeightsError
-
-if TYPE_CHECKING:
-    from m2fedsa.config import Config
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -33,12 +32,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-Settings = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, e.g. --set federation.rounds=10; key=none unsets it. Repeatable."),
-]
-Debug = Annotated[bool, typer.Option("--debug", help="Show where in the code an error came from.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -57,6 +50,7 @@ def run(
     track: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Send figures to tensorboard, mlflow or wandb. Repeatable.")
     ] = None,
+    on_error: Annotated[str | None, typer.Option(click_type=click.Choice(["stop", "skip"]), help="Rows that cannot be used.")] = None,
     debug: Debug = False,
 ) -> None:
     """Run a federation on this machine: clients, main server and fed server."""
@@ -65,12 +59,16 @@ def run(
     from m2fedsa.reporting.trackers import Tracking, trackers
 
     tracked = trackers(track or ())
+    if on_error is not None:
+        settings = [*(settings or ()), f"data.on_error={on_error}"]
     if resume is None:
-        directory = RunDirectory.create(_config(target, settings), out)
+        directory = RunDirectory.create(settings_of(target, settings), out)
     elif out is not None:
         raise click.UsageError("--out and --resume exclude each other: a run goes on in its own directory.")
     else:
-        directory = RunDirectory.resume(resume, _config(target or str(resume / "config.toml"), settings) if target or settings else None)
+        directory = RunDirectory.resume(
+            resume, settings_of(target or str(resume / "config.toml"), settings) if target or settings else None
+        )
     progress = view(directory.config)
     tracking = Tracking(directory.config, directory, tracked, progress)
     try:
@@ -106,7 +104,7 @@ def config(
     """Print the complete settings of a recipe as TOML, every key explained, to be edited and run."""
     from m2fedsa.settings_text import commented
 
-    print(commented(_config(target, settings)), end="")
+    print(commented(settings_of(target, settings)), end="")
 
 
 @app.command()
@@ -132,6 +130,13 @@ def export(
     from m2fedsa.exported import export as write
 
     print(f"{write(directory, out, client)}: a model for m2fedsa.load and m2fedsa predict; its README.md tells how")
+
+
+data = typer.Typer(name="data", help="Samples of one's own: a manifest and its files.", no_args_is_help=True, rich_markup_mode=None)
+data.command()(check)
+app.add_typer(data)
+app.command()(init)
+app.command()(encoder)
 
 
 @app.command()
@@ -167,7 +172,7 @@ def plan(
     debug: Debug = False,
 ) -> None:
     """Measure every possible cut of every encoder, and propose one that fits a client."""
-    found = _config(target, settings)
+    found = settings_of(target, settings)
     from m2fedsa.planning import Limits, bits_of, bytes_of, plan_cuts
 
     limits = Limits(bytes_of(client_bytes) if client_bytes else None, bits_of(uplink), bits_of(downlink), step_seconds)
@@ -185,15 +190,6 @@ def plan(
 app.add_typer(commands.deploy)
 for _name in ("main_server", "fed_server", "client"):
     app.command(_name.replace("_", "-"))(getattr(commands, _name))
-
-
-def _config(target: str | None, settings: Sequence[str] | None) -> "Config":
-    """The settings of a recipe or of a TOML file, with changes."""
-    if target is None:
-        raise click.UsageError("Name what to run: a recipe (see `m2fedsa recipes`) or a TOML file; or --resume DIR.")
-    from m2fedsa.recipes import settings_of
-
-    return settings_of(target, settings or ())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -115,12 +116,7 @@ def _series(rows: Rows, name: str, one: Modality, processors: Mapping[str, str])
     process = series_processor(processors, name)
     column, present, having = _cells(rows, name, one)
 
-    def read(row: int) -> Any:
-        cell = rows.cell(column, row)
-        inside = isinstance(cell, list) or (isinstance(cell, str) and cell.lstrip().startswith("["))
-        return read_series(cell if inside else source_of(rows, column, row))
-
-    return SeriesColumn(column, having, read, process), present
+    return SeriesColumn(column, having, lambda row: series_of(rows, column, row), process), present
 
 
 _KINDS: Mapping[str, Callable[[Rows, str, Modality, Mapping[str, str]], Made]] = {
@@ -131,6 +127,13 @@ _KINDS: Mapping[str, Callable[[Rows, str, Modality, Mapping[str, str]], Made]] =
     "tabular": _tabular,
     "series": _series,
 }
+
+
+def series_of(rows: Rows, column: str, row: int) -> np.ndarray:
+    """The series in a cell: a list, or in the file that it names."""
+    cell = rows.cell(column, row)
+    inside = isinstance(cell, list) or (isinstance(cell, str) and cell.lstrip().startswith("["))
+    return read_series(cell if inside else source_of(rows, column, row))
 
 
 def source_of(rows: Rows, column: str, row: int) -> Source:
