@@ -20,6 +20,8 @@ LEVELS = (
 """What the sixteen codes of int4 stand for, times the scale: quantiles of the normal distribution (NF4 of QLoRA, Dettmers et al. 2023)."""
 _AT_ONCE = 1 << 20
 """Numbers that are worked on at a time: temporary memory stays a few times 4 MB, whatever the size of a weight."""
+_WHOLE = 1 << 18
+"""Numbers that are whole at a time in a product: 1 MB, where whole layers would cost a head of RoBERTa-base 20 MB beside its 54."""
 
 Layout = dict[str, tuple[torch.dtype, tuple[int, ...]]]
 """name of a tensor -> its type and shape"""
@@ -54,6 +56,16 @@ class Stored(nn.Module):
         flat = index.flatten()
         picked = self._rows({name: tensor[flat] for name, tensor in self.parts.items()})
         return picked.reshape(*index.shape, *self.shape[1:]).to(self.like.dtype)
+
+    def linear(self, input_BC: Tensor, bias_R: Tensor | None) -> Tensor:
+        """`functional.linear` with the weight (R, C): (..., R). A block of its rows at a time is whole, never all of it."""
+        blocks = torch.split(torch.arange(self.shape[0], device=input_BC.device), max(1, _WHOLE // columns(self.shape)))
+        outputs = []
+        for index in blocks:
+            rows = slice(int(index[0]), int(index[-1]) + 1)
+            weight = self._rows({name: tensor[rows] for name, tensor in self.parts.items()}).to(self.like.dtype)
+            outputs.append(functional.linear(input_BC, weight, None if bias_R is None else bias_R[rows]))
+        return torch.cat(outputs, -1) if len(outputs) > 1 else outputs[0]
 
     @classmethod
     def of(cls, weight: Tensor) -> Self:
@@ -102,6 +114,10 @@ class Promise:
         made: Tensor = self._stored()
         return made
 
+    def linear(self, input_BC: Tensor, bias_R: Tensor | None) -> Tensor:
+        """`functional.linear` with it, of which only some rows are whole at a time."""
+        return self._stored.linear(input_BC, bias_R)
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self.whole(), name)
 
@@ -121,8 +137,15 @@ class Promise:
 
     @classmethod
     def __torch_function__(cls, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is functional.linear:
+            return _linear(*args, **(kwargs or {}))
         args, kwargs = tree_map(lambda part: part.whole() if isinstance(part, Promise) else part, (args, kwargs or {}))
         return func(*args, **kwargs)
+
+
+def _linear(input: Tensor, weight: Promise, bias: Tensor | None = None) -> Tensor:  # noqa: A002  (the names are PyTorch's)
+    """`functional.linear` of a layer whose weight is stored."""
+    return weight.linear(input, bias)
 
 
 class Bfloat16(Stored):

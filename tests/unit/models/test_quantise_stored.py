@@ -137,3 +137,15 @@ def test_another_type_is_that_of_the_answer_alone(kind):
     assert made.rows(torch.tensor([1])).dtype == torch.bfloat16
     assert all(torch.equal(part, before[name]) and part.dtype == before[name].dtype for name, part in made.parts.items())
     assert kind.of(normal(4, 64).to(torch.bfloat16))().dtype == torch.bfloat16
+
+
+@KIND
+def test_a_product_makes_a_block_of_rows_whole_at_a_time(kind, monkeypatch):
+    """And is that with the whole weight. Three blocks here, the last of them short."""
+    monkeypatch.setattr(stored, "_WHOLE", 4 * 64)
+    made, bias, x = kind.of(normal(10, 64, heavy=True)), normal(10, seed=1), normal(2, 3, 64, seed=2)
+    whole = []
+    monkeypatch.setattr(kind, "_rows", lambda self, parts, rows=kind._rows: whole.append(len(parts["codes"])) or rows(self, parts))
+    assert torch.allclose(torch.nn.functional.linear(x, Promise(made), bias), x @ made().T + bias, rtol=1e-5, atol=1e-5)
+    assert torch.allclose(torch.nn.functional.linear(x, weight=Promise(made)), x @ made().T, rtol=1e-5, atol=1e-5)
+    assert whole == [4, 4, 2, 10, 4, 4, 2, 10]
