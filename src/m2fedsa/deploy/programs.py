@@ -2,7 +2,7 @@
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import tomli_w
 from pydantic import Field, ValidationError
@@ -14,6 +14,7 @@ from m2fedsa.errors import ConfigError
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(gt=0.0)]
+Width = Literal["float32", "bfloat16", "int8"]
 SILENCE = 120.0
 
 
@@ -77,6 +78,27 @@ class MainServerProgram(Section):
     """For clients."""
     coordination: Port
     """For the fed server."""
+    metrics: Port | None = None
+    """For `/metrics` and `/health` over HTTP; unset: none."""
+    metrics_host: str = "127.0.0.1"
+    """Address for these: they are not encrypted, and tell how many clients there are."""
+    up: Width = "float32"
+    """How numbers travel from clients: `float32` as they are, to the bit; `bfloat16` and `int8` in a half and a quarter of the bytes."""
+    down: Width = "float32"
+    """How they travel to clients."""
+    silence: Seconds = 300.0
+    """Seconds without a frame after which a client's stream is ended."""
+    streams: Annotated[int, Field(ge=1)] = 256
+    """Streams at once; more are refused."""
+    frame: Annotated[int, Field(ge=4096, le=2**24)] = 2**20
+    """Largest part of a message that travels at once, bytes."""
+    largest_message: Annotated[int, Field(ge=4096)] = 2**28
+    """Largest message that is taken, bytes."""
+    window: Annotated[float, Field(ge=0.0, le=10.0)] = 0.0
+    """Seconds for which a step waits for those of other clients, to run as one batch with them; results then differ by rounding. 0: no
+    waiting, and the bits of a run in one process."""
+    drain: Annotated[float, Field(ge=0.0)] = 30.0
+    """Seconds that an open round has to end when the server is told to stop."""
 
 
 class Deployment(Section):

@@ -7,9 +7,10 @@ of HTTP/2 and by the sizes that the greeting names. Whatever goes wrong ends tha
 
 import logging
 import secrets
+import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotYet
 from dataclasses import dataclass, field
 from threading import Lock
@@ -25,8 +26,8 @@ from m2fedsa.links.port import Link, Session
 from m2fedsa.links.talk import DESCRIBE, SERVICE, STREAM, TOKEN, Close, Closed, Description, Greeting, Open, Refusal, Waiting
 from m2fedsa.links.watch import Guard, Watch
 from m2fedsa.links.wire import decode, encode, to_bytes
-from m2fedsa.links.worker import Worker
-from m2fedsa.messages import Activations, EvaluationRequest, Gradients
+from m2fedsa.links.worker import Step, Worker
+from m2fedsa.messages import Activations, EvaluationReply, EvaluationRequest, Gradients
 
 T = TypeVar("T")
 Message = TypeVar("Message")
@@ -36,7 +37,8 @@ KEEP_ALIVE = [
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    # A busy machine sends its pings in a heap; that is no reason to hang up.
+    ("grpc.http2.max_ping_strikes", 0),
 ]
 """Pings on both ends: a line that a router has forgotten is noticed within a minute."""
 
@@ -76,8 +78,8 @@ class Meter(Protocol):
     def moved(self, direction: str, number: int) -> None:
         """So many bytes went `up` or `down`."""
 
-    def computed(self, what: str, samples: int, seconds: float, waited: float) -> None:
-        """A `forward`, `backward` or `evaluation` was computed, after it had waited."""
+    def computed(self, what: str, samples: int, seconds: float) -> None:
+        """A `forward`, `backward` or `evaluation` was computed, so many seconds after it had come."""
 
 
 class NoMeter:
@@ -175,6 +177,11 @@ class LinkServer:
                 raise RefusedError(f"client {client} has {self._streams[client]} streams open already.")
             self._streams[client] += 1
 
+    def count_session(self, change: int) -> None:
+        """A session has opened or ended: a window waits for no more steps than there are sessions."""
+        with self._lock:
+            self.worker.sessions += change
+
     def discount(self, client: str) -> None:
         """One of its streams has ended."""
         with self._lock:
@@ -234,6 +241,7 @@ class Stream:
             if self._token is not None:
                 self._token.check_round(wanted)
             self._session = yield from self._computed(lambda: server.host.session(opening.client, wanted))
+            server.count_session(1)
         self._in.session = secrets.randbits(62) + 1
         limits = server.limits
         server.meter.opened(self._kind)
@@ -247,27 +255,38 @@ class Stream:
         if isinstance(message, Close):
             session, self._session = self._session, None
             if session is not None:
+                self._server.count_session(-1)
                 left = None if message.in_order else LinkError
                 yield from self._computed(lambda: session.__exit__(left, None, None))
             self._how = "in order" if message.in_order else "left"
             yield from self._say(Closed())
             return
         try:
-            answer = yield from self._computed(lambda: self._compute(message))
+            answer = yield from self._computed(*self._job(message))
         except M2FedSAError as error:
             self._refused(error, final=False)
             yield from self._say(Refusal.of(error, final=False))
         else:
             yield from self._say(answer)
 
-    def _compute(self, message: object) -> object:
-        """In the worker's thread."""
+    def _job(self, message: object) -> tuple[Callable[[], object] | Step, str, int]:
+        """What the worker is to do, what it is called, and with how many samples."""
         if isinstance(message, EvaluationRequest):
-            if self._token is not None:
-                self._token.check_evaluation(message.at)
-            return self._server.host.evaluate(self._client, message)
-        assert self._session is not None
-        return self._session.forward(message) if isinstance(message, Activations) else self._session.backward(message)  # type: ignore[arg-type]
+            return lambda: self._evaluate(message), "evaluation", len(message.activations.entering)
+        session = self._session
+        assert session is not None
+        alone: Callable[[], object]
+        if isinstance(message, Activations):
+            what, samples, alone = "forward", len(message.entering), lambda: session.forward(message)
+        else:
+            assert isinstance(message, Gradients)
+            what, samples, alone = "backward", len(message.fused), lambda: session.backward(message)
+        return (alone if self._server.worker.window is None else Step(what, session, message)), what, samples
+
+    def _evaluate(self, request: EvaluationRequest) -> EvaluationReply:
+        if self._token is not None:
+            self._token.check_evaluation(request.at)
+        return self._server.host.evaluate(self._client, request)
 
     def _hear(self, *expected: type[Message]) -> Message:
         """The next message. `_Gone` if the client went away, `ProtocolError` if it is none of these."""
@@ -284,16 +303,22 @@ class Stream:
 
     # --- what is said ---------------------------------------------------------------------------------------------------------------
 
-    def _computed(self, job: Callable[[], T]) -> "Any":
+    def _computed(self, job: Callable[[], object] | Step, what: str = "", samples: int = 0) -> Generator[bytes, None, Any]:
         """Let the worker do it; as long as it takes, the client hears that it is waited for. The outcome."""
-        future: Future[T] = self._server.worker.submit(self._client, job)
+        worker, asked = self._server.worker, time.monotonic()
+        future = worker.step(self._client, job) if isinstance(job, Step) else worker.submit(self._client, job)
         while True:
             try:
-                return future.result(self._server.limits.heartbeat)
+                outcome = future.result(self._server.limits.heartbeat)
+                break
             except NotYet:
                 if future.done():
-                    return future.result()
-                yield from self._say(Waiting(self._server.worker.waiting))
+                    outcome = future.result()
+                    break
+                yield from self._say(Waiting(worker.waiting))
+        if what:
+            self._server.meter.computed(what, samples, time.monotonic() - asked)
+        return outcome
 
     def _say(self, message: object) -> Iterator[bytes]:
         for frame in self._out.frames(encode(message, self._server.limits.down)):
@@ -311,6 +336,7 @@ class Stream:
             self._left = True
         session, self._session = self._session, None
         if session is not None:
+            self._server.count_session(-1)
             self._server.worker.submit(self._client, lambda: session.__exit__(LinkError, None, None))
         if self._counted:
             self._server.discount(self._client)

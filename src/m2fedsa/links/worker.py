@@ -1,44 +1,83 @@
 """One thread that computes for everyone: jobs wait in a queue per client, and clients are served in turn.
 
-So however much a client sends, the others wait for at most one of its jobs; and nothing on the main server needs a lock.
+So however much a client sends, the others wait for at most one of its jobs; and nothing on the main server needs a lock. Steps can wait a
+moment for those of other clients, to be computed together with them.
 """
 
 import threading
+import time
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from m2fedsa.errors import RunError
 
 T = TypeVar("T")
+Together = Callable[[Sequence[tuple[Any, Any]]], Sequence[Any]]
+"""Pairs of session and message -> for each its answer, or the error that it gets."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A job that can be computed together with others of its kind."""
+
+    kind: str
+    session: Any
+    message: Any
+
+
+@dataclass(frozen=True)
+class Window:
+    """How steps wait for each other."""
+
+    seconds: float
+    together: Mapping[str, Together]
+    """by the kind of the steps"""
+    told: Callable[[int], None] = lambda _number: None
+    """hears how many were computed together"""
+
+
+@dataclass
+class _Job:
+    work: Callable[[], Any] | Step
+    future: Future[Any] = field(default_factory=Future)
 
 
 class Worker:
-    """Computes one job at a time."""
+    """Computes one job at a time, or several steps as one."""
 
-    def __init__(self, threads: int = 0) -> None:
-        """`threads`: CPU threads of the tensor library within a job; 0 leaves its own choice."""
-        self._queues: OrderedDict[str, deque[tuple[Callable[[], Any], Future[Any]]]] = OrderedDict()
+    def __init__(self, threads: int = 0, window: Window | None = None) -> None:
+        """`threads`: CPU threads of the tensor library within a job; 0 leaves its own choice. `window`: None computes each step alone."""
+        self._queues: OrderedDict[str, deque[_Job]] = OrderedDict()
         self._ready = threading.Condition()
         self._closed = False
-        self._threads = threads
+        self._threads, self.window = threads, window
         self.waiting = 0
         """jobs that nobody has begun"""
+        self.sessions = 0
+        """clients that may have a step soon; a window does not wait for more than these"""
         self._thread = threading.Thread(target=self._run, name="compute", daemon=True)
         self._thread.start()
 
     def submit(self, client: str, job: Callable[[], T]) -> "Future[T]":
         """Let a job be computed when the client's turn has come; jobs of one client keep their order. `RunError` once it is closed."""
-        future: Future[T] = Future()
+        return self._put(client, _Job(job))
+
+    def step(self, client: str, step: Step) -> "Future[Any]":
+        """Let a step be computed, with those of others where there is a window."""
+        return self._put(client, _Job(step))
+
+    def _put(self, client: str, job: _Job) -> "Future[Any]":
         with self._ready:
             if self._closed:
-                future.set_exception(RunError("the main server has stopped."))
-                return future
-            self._queues.setdefault(client, deque()).append((job, future))
+                job.future.set_exception(RunError("the main server has stopped."))
+                return job.future
+            self._queues.setdefault(client, deque()).append(job)
             self.waiting += 1
             self._ready.notify()
-        return future
+        return job.future
 
     def do(self, client: str, job: Callable[[], T]) -> T:
         """Submit a job and wait for its outcome."""
@@ -56,25 +95,66 @@ class Worker:
             import torch
 
             torch.set_num_threads(self._threads)
-        while (found := self._next()) is not None:
-            job, future = found
-            if not future.set_running_or_notify_cancel():
-                continue
-            try:
-                future.set_result(job())
-            except BaseException as error:
-                future.set_exception(error)
-            del job, future, found
+        while jobs := self._next():
+            jobs = [job for job in jobs if job.future.set_running_or_notify_cancel()]
+            if jobs and isinstance(jobs[0].work, Step):
+                _together(jobs, self.window)
+            elif jobs:
+                _alone(jobs[0])
+            del jobs
 
-    def _next(self) -> tuple[Callable[[], Any], Future[Any]] | None:
+    def _next(self) -> list[_Job]:
+        """The job whose turn it is, with others that can be computed together with it; none once all is over."""
         with self._ready:
             while not self._queues:
                 if self._closed:
-                    return None
+                    return []
                 self._ready.wait()
-            client, queue = self._queues.popitem(last=False)
-            job, future = queue.popleft()
-            if queue:
-                self._queues[client] = queue
-            self.waiting -= 1
-            return job, future
+            jobs = [self._take(next(iter(self._queues)))]
+            first = jobs[0].work
+            if self.window is not None and isinstance(first, Step):
+                self._gather(jobs, first.kind, self.window.seconds)
+            return jobs
+
+    def _gather(self, jobs: list[_Job], kind: str, seconds: float) -> None:
+        """Add the steps of this kind that wait, and those that come within the window; not more than one of each session."""
+        until = time.monotonic() + seconds
+        while True:
+            fit = [client for client, queue in self._queues.items() if isinstance(queue[0].work, Step) and queue[0].work.kind == kind]
+            jobs += [self._take(client) for client in fit]
+            left = until - time.monotonic()
+            if len(jobs) >= self.sessions or left <= 0 or self._closed:
+                return
+            self._ready.wait(left)
+
+    def _take(self, client: str) -> _Job:
+        """The client's next job; the client goes to the end of the line."""
+        queue = self._queues.pop(client)
+        job = queue.popleft()
+        if queue:
+            self._queues[client] = queue
+        self.waiting -= 1
+        return job
+
+
+def _alone(job: _Job) -> None:
+    assert not isinstance(job.work, Step)
+    try:
+        job.future.set_result(job.work())
+    except BaseException as error:
+        job.future.set_exception(error)
+
+
+def _together(jobs: Sequence[_Job], window: Window | None) -> None:
+    steps = [job.work for job in jobs if isinstance(job.work, Step)]
+    assert window is not None
+    try:
+        window.told(len(steps))
+        answers = window.together[steps[0].kind]([(step.session, step.message) for step in steps])
+    except BaseException as error:
+        answers = [error] * len(jobs)
+    for job, answer in zip(jobs, answers, strict=True):
+        if isinstance(answer, BaseException):
+            job.future.set_exception(answer)
+        else:
+            job.future.set_result(answer)

@@ -20,6 +20,14 @@ from m2fedsa.optimizers import adamw, attract, clip, culprit
 from m2fedsa.state import snapshot
 
 
+@dataclass
+class Graph:
+    """The way back of several passes through one trunk; see `window.py`."""
+
+    due: int
+    """passes that have not gone back yet"""
+
+
 @dataclass(frozen=True)
 class Pass:
     """What a forward leaves behind for its backward."""
@@ -28,6 +36,8 @@ class Pass:
     hidden: Mapping[str, Tensor]
     pooled: Mapping[str, Tensor]
     fusion: FusionOutput
+    graph: Graph | None = None
+    """that it shares with other clients' passes; None where it has its own"""
 
 
 @dataclass
@@ -67,9 +77,23 @@ class Copies:
 
     def forward(self, activations: Activations, plan: RoundPlan, number: int) -> Pass:  # noqa: ARG002  (of use where copies are shared)
         """z_m = pool(tail_m(a_m; TA_m)), then fusion, with their graph; of the client's step `number`. (Step 2, "forward".)"""
+        hidden = self.enter(activations)
+        return self.leave(activations, hidden, encode(self.tails, self.parts, activations, hidden), plan)
+
+    def enter(self, activations: Activations) -> dict[str, Tensor]:
+        """The activations as the leaves of a graph."""
         self.parts.clear()
-        hidden = {name: one.hidden.detach().to(self.parts.device).requires_grad_() for name, one in activations.modalities.items()}
-        pooled = encode(self.tails, self.parts, activations, hidden)
+        return {name: one.hidden.detach().to(self.parts.device).requires_grad_() for name, one in activations.modalities.items()}
+
+    def leave(
+        self,
+        activations: Activations,
+        hidden: Mapping[str, Tensor],
+        pooled: Mapping[str, Tensor],
+        plan: RoundPlan,
+        graph: Graph | None = None,
+    ) -> Pass:
+        """From the trunk through fusion. `DivergedError` if a feature is not finite."""
         for modality, z in pooled.items():
             if not bool(z.detach().isfinite().all()):
                 raise DivergedError(
@@ -78,17 +102,25 @@ class Copies:
         detach = plan.phase == "fusion" and not self.blueprint.config.fusion.gradient_to_encoders
         into = {name: z.detach() for name, z in pooled.items()} if detach else pooled
         rows = {name: one.rows for name, one in activations.modalities.items()}
-        return Pass(activations, hidden, pooled, fuse(self.parts, self.blueprint.modalities, into, rows, activations.entering))
+        return Pass(activations, hidden, pooled, fuse(self.parts, self.blueprint.modalities, into, rows, activations.entering), graph)
 
     def backward(self, done: Pass, gradients: Gradients, plan: RoundPlan) -> ActivationGradients:
         """Back through fusion and tails, clip, step; ∂L/∂a_m. (Step 4, "backward".)"""
+        go_back([(self, done, *self.roots(done, gradients, plan))])
+        return self.stepped(done, plan)
+
+    def roots(self, done: Pass, gradients: Gradients, plan: RoundPlan) -> tuple[list[Tensor], list[Tensor]]:
+        """Where a way back begins, and with which gradients. `ProtocolError` if they do not answer the pass."""
         self.steps += 1
         roots, directions = self._roots(done, gradients)
         if plan.phase == "transfer" and plan.weights[2] > 0:
             for term in self._feature_terms(done):
                 roots.append(term)
                 directions.append(torch.full_like(term, plan.weights[2]))
-        torch.autograd.backward(roots, directions)
+        return roots, directions
+
+    def stepped(self, done: Pass, plan: RoundPlan) -> ActivationGradients:
+        """Step by the gradients that a way back has brought; ∂L/∂a_m."""
         self._learn(len(done.activations.entering), plan)
         return ActivationGradients({name: _gradient(hidden) for name, hidden in done.hidden.items()})
 
@@ -133,6 +165,21 @@ class Copies:
                 teacher = attention[activation.rows[taught].to(attention.device)]
                 terms.append(feature_transfer(tokens[taught.to(tokens.device)], teacher))
         return terms
+
+
+def go_back(ways: Sequence[tuple[Copies, Pass, list[Tensor], list[Tensor]]]) -> None:
+    """Back from the roots of one pass, or of several that share a graph, which stays for those that are still due."""
+    roots = [root for _, _, some, _ in ways for root in some]
+    directions = [direction for _, _, _, some in ways for direction in some]
+    graph = ways[0][1].graph
+    if graph is None:
+        torch.autograd.backward(roots, directions)
+        return
+    graph.due -= len(ways)
+    # Of others that share the graph, nothing is to be touched.
+    leaves = [*(one for _, done, _, _ in ways for one in done.hidden.values())]
+    leaves += [one for copies, _, _, _ in ways for one in copies.parts.tensors.values() if one.requires_grad]
+    torch.autograd.backward(roots, directions, retain_graph=graph.due > 0, inputs=leaves)
 
 
 def encode(tails: Mapping[str, Tail], parts: Parts, activations: Activations, hidden: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -260,35 +260,47 @@ class ServerSession:
 
     def __init__(self, server: MainServer, client: str, plan: RoundPlan, copies: Copies) -> None:
         """Made by `MainServer.session`."""
-        self._server, self._client, self._plan, self._copies = server, client, plan, copies
+        self._server, self.client, self.plan, self.copies = server, client, plan, copies
         self._pass: Pass | None = None
         self._steps = 0
 
     def forward(self, activations: Activations) -> Features:
         """See `links.port.Session.forward`."""
-        self._server.check(self, self._client, self._plan.number)
+        self.expect(activations)
+        with fitting(self.client):
+            return self.passed(self.copies.forward(activations, self.plan, self._steps))
+
+    def expect(self, activations: Activations) -> None:
+        """The activations of the next step. `ProtocolError` if they have no place here."""
+        self._server.check(self, self.client, self.plan.number)
         if self._pass is not None:
-            raise ProtocolError(f"client {self._client} sent a forward while the gradients of the last one are due.")
-        foreign = sorted(set(activations.modalities) - set(self._plan.roster[self._client]))
+            raise ProtocolError(f"client {self.client} sent a forward while the gradients of the last one are due.")
+        foreign = sorted(set(activations.modalities) - set(self.plan.roster[self.client]))
         if foreign:
-            raise ProtocolError(f"client {self._client} sent activations of {', '.join(foreign)}, which it was not announced with.")
+            raise ProtocolError(f"client {self.client} sent activations of {', '.join(foreign)}, which it was not announced with.")
         blueprint = self._server.blueprint
-        inspect(blueprint, self._copies.tails, self._client, activations, blueprint.config.federation.batch_size)
+        inspect(blueprint, self.copies.tails, self.client, activations, blueprint.config.federation.batch_size)
         self._steps += 1
-        with fitting(self._client):
-            self._pass = self._copies.forward(activations, self._plan, self._steps)
-        return Features({name: z.detach() for name, z in self._pass.pooled.items()}, self._pass.fusion.fused.detach())
+
+    def passed(self, done: Pass) -> Features:
+        """The features of a pass, whose gradients are due from now on."""
+        self._pass = done
+        return Features({name: z.detach() for name, z in done.pooled.items()}, done.fusion.fused.detach())
 
     def backward(self, gradients: Gradients) -> ActivationGradients:
         """See `links.port.Session.backward`."""
-        self._server.check(self, self._client, self._plan.number)
+        return self.copies.backward(self.taken(), gradients, self.plan)
+
+    def taken(self) -> Pass:
+        """The pass whose gradients have come. `ProtocolError` if none is due."""
+        self._server.check(self, self.client, self.plan.number)
         if self._pass is None:
-            raise ProtocolError(f"client {self._client} sent gradients, but no forward waits for them.")
+            raise ProtocolError(f"client {self.client} sent gradients, but no forward waits for them.")
         done, self._pass = self._pass, None
-        return self._copies.backward(done, gradients, self._plan)
+        return done
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        self._server.close(self, self._client, in_order=kind is None and self._pass is None)
+        self._server.close(self, self.client, in_order=kind is None and self._pass is None)
