@@ -236,7 +236,8 @@ def channel(address: str, identity: Identity | None) -> grpc.Channel:
         *KEEP_ALIVE,
         ("grpc.max_receive_message_length", 2 * (16 * FRAME + HEADER)),
         ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.min_reconnect_backoff_ms", 100),
+        # Also how long a handshake may take, which on a busy machine is long.
+        ("grpc.min_reconnect_backoff_ms", 20_000),
         ("grpc.max_reconnect_backoff_ms", 2_000),
         ("grpc.enable_retries", 0),
     ]
