@@ -98,7 +98,7 @@ class Job:
         if self.arm.pooled:
             federation = config.federation
             visits = [f"federation.local_epochs={federation.rounds * federation.local_epochs}", "federation.rounds=1"]
-            config = config.override(["data.clients=1", *(visits if self.arm.pooled == "once" else [])])
+            config = config.override(["data.arrangement=pooled", *(visits if self.arm.pooled == "once" else [])])
         return config
 
 
@@ -141,18 +141,11 @@ class Store:
 def run(job: Job) -> dict[str, Any]:
     """One run, in a process of its own; the row that is kept of it."""
     import m2fedsa
-    from m2fedsa.data.sources import load_data
 
     config = job.config()
-    data = None
-    if job.arm.pooled:
-        from pooled import pooled
-
-        # As the recipe spreads them: with one client every modality would be there.
-        data = pooled(load_data(m2fedsa.recipes.named(job.arm.recipe).data, config.seed))
     began = time.monotonic()
     recorder = Recorder()
-    result = m2fedsa.run(config, data=data, progress=recorder)
+    result = m2fedsa.run(config, progress=recorder)
     curve = [recorder.warm] + [record["metrics"]["fused"]["accuracy"] for record in result.history if record["metrics"]]
     accuracies = {
         name: {subset: scores["accuracy"] for subset, scores in metrics.items()}

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from scipy import stats
+from m2fedsa.statistics import estimate
 
 Row = dict[str, Any]
 SEEDS = (5, 6, 7, 8, 9)
@@ -24,10 +24,9 @@ to 0.17 million parameters each) and the data. The rows behind each table, with 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
     """Mean and half of the 95 % interval."""
-    mean = statistics.fmean(values)
-    if len(values) < 2:
-        return mean, float("nan")
-    return mean, float(stats.t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / len(values) ** 0.5
+    found = estimate(values)
+    assert found is not None
+    return found.mean, float("nan") if found.half is None else found.half
 
 
 def shown(values: Sequence[float], points: bool = False) -> str:

@@ -15,6 +15,7 @@ import click
 import typer
 
 import m2fedsa
+from m2fedsa.cli_compare import compare, sweep
 from m2fedsa.cli_data import check, encoder, init
 from m2fedsa.cli_options import Debug, Settings, settings_of
 from m2fedsa.deploy import commands
@@ -187,6 +188,8 @@ def plan(
     show(plans)
 
 
+app.command()(compare)
+app.command()(sweep)
 app.add_typer(commands.deploy)
 for _name in ("main_server", "fed_server", "client"):
     app.command(_name.replace("_", "-"))(getattr(commands, _name))

@@ -1,6 +1,5 @@
 """Several runs side by side: runs that differ only in their seed are taken together as one, with mean and 95 % interval."""
 
-import math
 import statistics
 from collections.abc import Callable, Sequence
 from html import escape
@@ -11,29 +10,7 @@ from m2fedsa.reporting.charts import FUSED, PALETTE, Bar, Series, bars, curves, 
 from m2fedsa.reporting.files import RunFiles
 from m2fedsa.reporting.summary import best_single, score
 from m2fedsa.reporting.units import duration, listing, plural, size
-
-STUDENT = (
-    12.706,
-    4.303,
-    3.182,
-    2.776,
-    2.571,
-    2.447,
-    2.365,
-    2.306,
-    2.262,
-    2.228,
-    2.201,
-    2.179,
-    2.160,
-    2.145,
-    2.131,
-    2.120,
-    2.110,
-    2.101,
-    2.093,
-)
-"""97.5 % quantiles of Student's t for 1 to 19 degrees of freedom; beyond, the last is a little too careful."""
+from m2fedsa.statistics import Estimate, estimate
 
 
 class Group(NamedTuple):
@@ -42,26 +19,6 @@ class Group(NamedTuple):
     name: str
     runs: list[RunFiles]
     colour: str
-
-
-class Estimate(NamedTuple):
-    """Mean of several runs, and half the width of its 95 % interval; None for a single run."""
-
-    mean: float
-    half: float | None
-
-    def __str__(self) -> str:
-        return f"{self.mean:.3f}" if self.half is None else f"{self.mean:.3f} ± {self.half:.3f}"
-
-
-def estimate(values: Sequence[float]) -> Estimate | None:
-    """Mean and Student's interval; None without values."""
-    if not values:
-        return None
-    if len(values) == 1:
-        return Estimate(values[0], None)
-    quantile = STUDENT[min(len(values) - 1, len(STUDENT)) - 1]
-    return Estimate(statistics.fmean(values), quantile * statistics.stdev(values) / math.sqrt(len(values)))
 
 
 def groups(runs: Sequence[RunFiles]) -> list[Group]:

@@ -43,14 +43,15 @@ def single(run: RunFiles) -> str:
         costs.cost(run),
         row(sections.next_steps(run), sections.provenance(run), kind="two"),
     ]
-    return _page(f"{run.config.name} · m2fedsa", body)
+    return page(f"{run.config.name} · m2fedsa", body)
 
 
 def several(runs: Sequence[RunFiles]) -> str:
     """Several runs side by side."""
-    return _page(f"{len(runs)} runs · m2fedsa", comparison.parts(runs))
+    return page(f"{len(runs)} runs · m2fedsa", comparison.parts(runs))
 
 
-def _page(title: str, body: Sequence[str]) -> str:
+def page(title: str, body: Sequence[str]) -> str:
+    """A page of its own from its parts."""
     template = Template(resources.files("m2fedsa.reporting").joinpath("report.html").read_text(encoding="utf-8"))
     return template.substitute(title=escape(title), body="\n".join(part for part in body if part))

@@ -1,0 +1,1 @@
+"""Methods and settings side by side: many runs of the same seeds, and what they say together."""
