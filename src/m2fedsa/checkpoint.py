@@ -34,6 +34,13 @@ class Manifest:
     """of all global trainable tensors"""
     state: Mapping[str, Any] = field(default_factory=dict)
     """what the fed server knows beyond tensors: losses, phase"""
+    best: Mapping[str, Any] | None = None
+    """the manifest of the best round so far, where the settings ask for it to be kept"""
+
+    @property
+    def chosen(self) -> "Manifest":
+        """What is the outcome if the run ends here: the best round, or this one where none is kept."""
+        return self if self.best is None else Manifest(**self.best)
 
     def write(self, directory: Path) -> None:
         """Put the manifest in force."""

@@ -14,6 +14,7 @@ from m2fedsa.config import DEFAULT_RULES, Config, Data
 from m2fedsa.data.samples import SPLITS, UNLABELLED, ClientData, FederatedData, Kind, Samples, labelled
 from m2fedsa.data.sources import COMMON, PASSED, PATHS, SOURCES
 from m2fedsa.errors import ConfigError, DataError
+from m2fedsa.stopping import check_stopping
 
 CLIENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -98,6 +99,7 @@ def check_data(config: Config, data: FederatedData) -> None:
         raise ConfigError(f"federation.clients_per_round = {sampled}, but {len(trains)} clients have training samples.")
     for name, client in data.clients.items():
         _check_client(name, client, data)
+    check_stopping(config, any(client.validation is not None for client in data.clients.values()))
     if not any(bool(labelled(client.train.labels).any()) for client in trains if client.train is not None):
         raise DataError("no training sample of any client has a label. Transfer needs some to start from.")
 

@@ -183,6 +183,13 @@ class Modality(Section):
     """Whether there is an adapter at the end of the head, on the client."""
     task_adapter: bool = True
     """Whether there is an adapter beside the tail's last feed-forward part, on the main server."""
+    augment: Annotated[tuple[Literal["flip", "shift", "erase", "frames", "bands", "noise", "drop"], ...], _FROM_TOML] = ()
+    """How training samples are disturbed, on the client. Pictures: `flip` (left and right, half of them), `shift` (by an eighth at most),
+    `erase` (a rectangle). Spectrograms: `frames`, `bands` (a quarter at most is silent). `noise` (a tenth of a sample's deviation). Texts:
+    `drop` (a tenth of the tokens)."""
+    augment_views: Annotated[int, Field(ge=0)] = 4
+    """The price of it. N: each sample has N views, itself and N - 1 disturbed ones, drawn once; the outputs of the head are kept for all,
+    so a client computes and stores N times as much of them. 0: each step disturbs anew; nothing is kept, the head runs in each step."""
     frozen: bool = True
     """Whether the encoder's own weights stay as they are; if not they are trained and averaged too, the head's with the clients."""
 
@@ -332,6 +339,16 @@ class Evaluation(Section):
     """Rounds between two validations; the last round is always validated."""
     batch_size: Count = 64
     """Samples that are evaluated at once."""
+    metric: Annotated[
+        Literal["accuracy", "uar", "macro_f1", "auc", "exact_match", "micro_f1", "r2", "pearson", "mae", "rmse", "loss"] | None,
+        Field(examples=["uar"]),
+    ] = None
+    """What rounds are compared by: of the fused model, on validation samples. Unset: accuracy; of several classes macro_f1, of numbers
+    r2."""
+    patience: Annotated[Count | None, Field(examples=[10])] = None
+    """Stop after so many validations without a new best one; unset: run all rounds."""
+    keep_best: bool = False
+    """Let the best round be the outcome, not the last one."""
 
 
 class Compute(Section):
@@ -378,6 +395,14 @@ class Objects(Section):
     """Of the client sampler; unset: uniform."""
 
 
+METRICS: Mapping[str, tuple[str, ...]] = {
+    "single_label": ("accuracy", "uar", "macro_f1", "auc", "loss"),
+    "multi_label": ("macro_f1", "micro_f1", "accuracy", "exact_match", "uar", "auc", "loss"),
+    "regression": ("r2", "pearson", "mae", "rmse", "loss"),
+}
+"""`data.task` -> its metrics, first the one that it is judged by"""
+
+
 class Config(Section):
     """Everything that decides a run. Two runs with equal settings, on the same build and thread count, end with the same digest."""
 
@@ -416,6 +441,9 @@ class Config(Section):
             raise ValueError('loss.balance = "sampling" is for one class a sample; with data.task = "multi_label" take "weights"')
         if self.loss.balance != "none" and self.data.task == "regression":
             raise ValueError(f'loss.balance = "{self.loss.balance}", but data.task = "regression" has no classes; leave it out')
+        metric, known = self.evaluation.metric, METRICS[self.data.task]
+        if metric is not None and metric not in known:
+            raise ValueError(f'evaluation.metric = "{metric}", but data.task = "{self.data.task}" has {", ".join(known)}')
         if self.data.partition == "column" and self.data.column is None:
             raise ValueError('data.partition = "column", but data.column is unset; name the column that clients are made by')
         if sum(self.data.held_out) >= 1:

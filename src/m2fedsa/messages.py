@@ -182,6 +182,8 @@ class RoundPlan:
     """λ of the transfer phase."""
     transfer_since: int | None = None
     """The first round of the transfer phase, once it has begun."""
+    best: int | None = None
+    """The round whose checkpoint is to be kept beside the last one."""
 
 
 @dataclass(frozen=True)

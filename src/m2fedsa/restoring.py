@@ -47,7 +47,7 @@ def from_run(
     encoders: "Mapping[str, PreTrainedModel] | None" = None,
     examples: Mapping[str, Mapping[str, Tensor]] | None = None,
 ) -> TrainedModel:
-    """The model of the last checkpoint of a run.
+    """The model of the last checkpoint of a run, or of the best one where `evaluation.keep_best` asks for it.
 
     client: whose own tensors take the place of global ones, where averaging rules keep some local. encoders: those that were passed to
     `run`. examples: modality -> encoder inputs of two samples, for an encoder whose inputs cannot be made from its configuration.
@@ -89,9 +89,10 @@ class _Kept:
     @classmethod
     def read(cls, files: RunFiles) -> "_Kept":
         directory = files.path / "checkpoint"
-        manifest = Manifest.read(directory)
-        if manifest is None or files.facts is None:
+        last = Manifest.read(directory)
+        if last is None or files.facts is None:
             raise RunDirectoryError(f"{files.path}: has no checkpoint yet. Go on with the run: `m2fedsa run --resume {files.path}`.")
+        manifest = last.chosen
         names = list(files.facts["clients"])
         noted = LocalFiles(names)
         flat = noted.restore(Accounts(names).restore(Store(directory / "fed_server").read(manifest.round, manifest.fed_server)))

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from m2fedsa.reporting.records import ClientRecord, LedgerEntry, Metrics, ResultRecord, RoundRecord
+from m2fedsa.reporting.summary import NAMES, judged_by, score
 
 if TYPE_CHECKING:
     import pandas
@@ -64,9 +65,8 @@ class Result:
         """One line per subset of the modalities."""
         lines = [f"Result of {self.rounds} rounds in {self.seconds:.0f} s, digest {self.digest[:12]}"]
         for subset, scores in self.metrics.items():
-            figures = "  ".join(
-                f"{name} {value:.3f}" for name in ("accuracy", "uar", "macro_f1", "auc") if (value := scores.get(name)) is not None
-            )
+            values: dict[str, Any] = {**scores}
+            figures = "  ".join(f"{name} {value:.3f}" for name in NAMES if (value := values.get(name)) is not None)
             lines.append(f"  {subset:<18} {figures}")
         return "\n".join(lines)
 
@@ -77,20 +77,17 @@ class Result:
         return pandas.DataFrame([_flat(record) for record in self.history])
 
     def plot(self) -> "Figure":
-        """Validation accuracy per round, fused and per modality."""
+        """The metric that the task is judged by, on validation samples, per round, fused and per modality."""
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(7, 4), layout="constrained")
         axes = figure.subplots()
         looked = [record for record in self.history if record["metrics"]]
         for subset in (name for name in self.metrics if "+" not in name):
-            points = [
-                (record["round"], record["metrics"][subset]["accuracy"])
-                for record in looked
-                if record["metrics"] and subset in record["metrics"]
-            ]
+            found = [(record["round"], record["metrics"]) for record in looked]
+            points = [(number, score(metrics, subset)) for number, metrics in found if metrics and subset in metrics]
             axes.plot([number for number, _ in points], [value if value is not None else float("nan") for _, value in points], label=subset)
-        axes.set(xlabel="round", ylabel="accuracy (validation)")
+        axes.set(xlabel="round", ylabel=f"{NAMES[judged_by(self.metrics)]} (validation)")
         axes.legend()
         return figure
 

@@ -46,8 +46,11 @@ class Store:
             )
         return load(content)
 
-    def keep(self, round_number: int) -> None:
-        """Remove the files of other rounds, and what a broken write left."""
+    def keep(self, round_number: int, best: int | None = None) -> None:
+        """Remove the files of other rounds, and what a broken write left; but not the file that stood after round `best`."""
+        kept = {self.path(round_number)}
+        if best is not None:
+            kept |= set(sorted(path for path in self.directory.glob("round-*.safetensors") if path <= self.path(best))[-1:])
         for path in self.directory.glob("*round-*.safetensors*"):
-            if path != self.path(round_number):
+            if path not in kept:
                 path.unlink(missing_ok=True)

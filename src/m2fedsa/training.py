@@ -9,8 +9,9 @@ for each round:
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -37,6 +38,7 @@ from m2fedsa.reporting.run_directory import RunDirectory, read_warm_start
 from m2fedsa.reporting.trackers import Tracker, Tracking
 from m2fedsa.result import Result
 from m2fedsa.state import digest, fingerprints
+from m2fedsa.stopping import best_round, metric_of, out_of_patience
 from m2fedsa.storage import Store
 
 if TYPE_CHECKING:
@@ -96,6 +98,8 @@ def conduct(
                 raise Interrupted(f"stopped {training.what_is_kept()}") from None
             except StorageError as error:
                 raise StorageError(f"{error} Make room; the run stopped {training.what_is_kept()}") from error
+            finally:
+                training.close()
     finally:
         if directory is not None:
             directory.close()
@@ -113,6 +117,8 @@ class Training:
         self.locals = LocalFiles(parties.fed_server.clients)
         self.costs = Costs(parties.blueprint, parties.fed_server.clients)
         self.warm: WarmStartRecord | None = None
+        self.best: Manifest | None = None
+        self._scratch: TemporaryDirectory[str] | None = None
 
     def through(self, resume: bool) -> Result:
         """From the beginning, or from the checkpoint, to the end."""
@@ -120,7 +126,7 @@ class Training:
             self.restore()
         else:
             self.begin()
-        while self.round < self.config.federation.rounds:
+        while self.round < self.config.federation.rounds and not self._is_over():
             self.next_round()
         return self.finish()
 
@@ -136,7 +142,10 @@ class Training:
         facts = self.parties.facts()
         if self.directory is not None:
             self.directory.begin(facts)
-            self.parties.keep_in(self.directory.checkpoint)
+        elif self.config.evaluation.keep_best:
+            self._scratch = TemporaryDirectory(prefix="m2fedsa-")
+        if self._checkpoints is not None:
+            self.parties.keep_in(self._checkpoints)
         self.progress.started(facts)
         if self.config.federation.warm_start:
             self._warm_start()
@@ -175,24 +184,28 @@ class Training:
             return
         self.directory.compare(self.parties.facts())
         self.parties.keep_in(self.directory.checkpoint)
-        flat = self.locals.restore(self.accounts.restore(self._store().read(manifest.round, manifest.fed_server)))
-        self.parties.fed_server.restore(State.from_filed(manifest.round, flat, manifest.state["fed_server"]))
-        if manifest.main_server is not None:
-            self.parties.coordination.restore(manifest.round, manifest.main_server)
-        self.parties.federation.restore(self.locals.plain())
-        self._check_digest(manifest)
-        self._store().keep(manifest.round)
+        self._take(manifest, self.accounts, self.locals)
+        self.best = None if manifest.best is None else manifest.chosen
         self.history = self.directory.cut_back(manifest.round)
         self.warm = read_warm_start(self.directory.path)
         if self.warm is None and self.config.federation.warm_start:
             raise RunDirectoryError(f"{self.directory.path}: warm_start.json is missing. Restore it from a copy, or begin a new run.")
         self.progress.started(self.parties.facts(), manifest.round)
 
+    def _take(self, manifest: Manifest, accounts: Accounts, locals_: LocalFiles) -> None:
+        """Put a checkpoint in force with every party."""
+        flat = locals_.restore(accounts.restore(self._store().read(manifest.round, manifest.fed_server)))
+        self.parties.fed_server.restore(State.from_filed(manifest.round, flat, manifest.state["fed_server"]))
+        if manifest.main_server is not None:
+            self.parties.coordination.restore(manifest.round, manifest.main_server)
+        self.parties.federation.restore(locals_.plain())
+        self._check_digest(manifest)
+
     def _check_digest(self, manifest: Manifest) -> None:
         found = self.digest()
         if found != manifest.digest:
             raise RunDirectoryError(
-                f"{self._checkpoint_directory()}: the tensors have the digest {found[:16]}…, but the manifest names "
+                f"{self._checkpoints}: the tensors have the digest {found[:16]}…, but the manifest names "
                 f"{manifest.digest[:16]}…. Files of several checkpoints were mixed; restore them from one copy."
             )
 
@@ -202,7 +215,7 @@ class Training:
         """One round, as in the four steps at the head of this file."""
         began = time.monotonic()
         server, coordination = self.parties.fed_server, self.parties.coordination
-        plan, tasks = server.begin_round(self.parties.federation.present())
+        plan, tasks = server.begin_round(self.parties.federation.present(), None if self.best is None else self.best.round)
         coordination.begin(plan)
         answers = self._relay(tasks) if self.config.federation.client_update == "relay" else self._ask(tasks, "training")
         results = [answer for answer in answers if isinstance(answer, TrainResult)]
@@ -241,6 +254,10 @@ class Training:
             replace(answer, tensors={name: latest[name] for name in answer.tensors}) if isinstance(answer, TrainResult) else answer
             for answer in answers
         ]
+
+    def _is_over(self) -> bool:
+        """Whether `evaluation.patience` is at its end."""
+        return out_of_patience(self.history, metric_of(self.config), self.config.evaluation.patience)
 
     def _is_due(self, number: int) -> bool:
         return number % self.config.evaluation.every == 0 or number == self.config.federation.rounds
@@ -293,33 +310,45 @@ class Training:
 
     def _checkpoint(self, main_server: str | None, prints: Mapping[str, list[object]] | None = None) -> None:
         """Write the fed server's part and the manifest that puts the round in force."""
-        if self.directory is None:
+        directory = self._checkpoints
+        if directory is None:
             return
         state = self.parties.fed_server.state
         file = self._store().write(state.round, {**state.filed(), **self.accounts.filed(), **self.locals.filed()})
-        facts = {"fed_server": state.facts()}
-        Manifest(state.round, file, main_server, self.digest(prints), facts).write(self._checkpoint_directory())
-        self._store().keep(state.round)
+        manifest = Manifest(state.round, file, main_server, self.digest(prints), {"fed_server": state.facts()})
+        if self.config.evaluation.keep_best and best_round(self.history, metric_of(self.config)) == state.round:
+            self.best = manifest
+        replace(manifest, best=None if self.best is None else asdict(self.best)).write(directory)
+        self._store().keep(state.round, None if self.best is None else self.best.round)
 
     def _store(self) -> Store:
-        return Store(self._checkpoint_directory() / "fed_server")
+        assert self._checkpoints is not None
+        return Store(self._checkpoints / "fed_server")
 
-    def _checkpoint_directory(self) -> Path:
-        assert self.directory is not None
-        return self.directory.checkpoint
+    @property
+    def _checkpoints(self) -> Path | None:
+        """Where checkpoints are kept; None where nothing is kept."""
+        if self.directory is not None:
+            return self.directory.checkpoint
+        return None if self._scratch is None else Path(self._scratch.name)
 
     def digest(self, prints: Mapping[str, list[object]] | None = None) -> str:
         """SHA-256 over every global trainable tensor; `prints`: of the main server's, where they are not yet in force."""
         return digest({**fingerprints(self.parties.fed_server.state.tensors), **(prints or self.parties.coordination.fingerprints())})
 
     def finish(self) -> Result:
-        """Evaluate on the test samples and write the result."""
+        """Evaluate on the test samples, the best round where that is kept, and write the result."""
         began = time.monotonic()
+        if self.best is not None and self.best.round != self.round:
+            clients = self.parties.fed_server.clients
+            self._take(self.best, Accounts(clients), LocalFiles(clients))
         validation, test = self._evaluate("validation"), self._evaluate("test")
         seconds = (
             sum(record["seconds"] for record in self.history) + (self.warm["seconds"] if self.warm else 0.0) + time.monotonic() - began
         )
         record = result_record(self.parties, self.accounts, validation, test, self.warm, self.digest(), len(self.history), seconds)
+        if self.best is not None:
+            record["best_round"] = self.best.round
         if self.directory is not None:
             self.directory.finish(record)
         self.progress.finished(record, None if self.directory is None else self.directory.path)
@@ -328,6 +357,11 @@ class Training:
     def stop(self) -> None:
         """Leave the round that was under way without a trace."""
         self.parties.coordination.abort(self.round + 1)
+
+    def close(self) -> None:
+        """Forget the checkpoints of a run without a directory."""
+        if self._scratch is not None:
+            self._scratch.cleanup()
 
     def what_is_kept(self) -> str:
         """How far the run has come and how to go on, for the person whose run has stopped."""

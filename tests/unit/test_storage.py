@@ -146,3 +146,14 @@ def test_keep(tmp_path):
     assert set(store.read(2, files[2])) == set(TENSORS)
     store.keep(2)
     Store(tmp_path / "nowhere").keep(1)
+
+
+def test_the_file_that_stood_after_the_best_round_is_kept(tmp_path):
+    """It may be older than that round: a client that sat the round out has written none."""
+    store = Store(tmp_path)
+    for number in (2, 5, 7):
+        store.write(number, {"x": torch.zeros(1)})
+    store.keep(7, best=6)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["round-000005.safetensors", "round-000007.safetensors"]
+    store.keep(7, best=7)
+    assert [path.name for path in tmp_path.iterdir()] == ["round-000007.safetensors"]

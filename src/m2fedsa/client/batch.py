@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from m2fedsa.blueprint import FUSED, HEAD, Blueprint, Parts
+from m2fedsa.client.augment import Views
 from m2fedsa.client.kept import KeptOutputs, Outputs, through
 from m2fedsa.data.samples import Samples, Split
 from m2fedsa.messages import Activation, Activations, InputSpec
@@ -25,6 +27,8 @@ class Branches:
     parts: Parts
     shortens: frozenset[str] = frozenset()
     """modalities whose batches lose the padding that no sample needs"""
+    views: Views | None = None
+    """disturbed views of the samples, in training"""
 
     def presence(self, rows: Tensor) -> Tensor:
         """(B, M) bool over the client's modalities."""
@@ -49,12 +53,34 @@ class Branches:
         return Activations(activations, entering[:, occurring])
 
     def _head_output(self, modality: str, rows: Tensor) -> Outputs:
-        """h of samples that have the modality: kept, because it never changes; made anew by a head that trains."""
+        """h of samples that have the modality: kept, because it never changes; made anew by a head that trains, or of samples that look
+        otherwise each time."""
         head, weights = self.heads[modality], self.parts.weights(modality, HEAD)
-        if not weights:
-            return self.kept.get(self.split, modality, self.samples, head).rows(rows)
-        hidden, mask, inputs = through(head, self.samples.inputs(modality, rows), weights)
+        number = 1 if self.views is None else self.views.number(modality)
+        if number and not weights:
+            return self._kept_views(modality, rows, number)
+        raw = self.samples.inputs(modality, rows)
+        if self.views is not None and number != 1:
+            raw = self.views.fresh(modality)(raw)
+        hidden, mask, inputs = through(head, raw, weights)
         return Outputs(hidden, mask, {name: InputSpec(tuple(value.shape), value.dtype) for name, value in inputs.items()})
+
+    def _kept_views(self, modality: str, rows: Tensor, number: int) -> Outputs:
+        """The kept outputs of these samples; of each, one of its views where there are several."""
+        head = self.heads[modality]
+        found = self.kept.get(self.split, modality, self.samples, head).rows(rows)
+        if self.views is None or number == 1:
+            return found
+        hidden, mask = found.hidden.clone(), None if found.mask is None else found.mask.clone()
+        which = self.views.which(modality, len(rows))
+        for view in which[which > 0].unique().tolist():
+            taken = which == view
+            disturb = partial(self.views.view, modality, view)
+            other = self.kept.get(self.split, modality, self.samples, head, view, disturb).rows(rows[taken])
+            hidden[taken] = other.hidden
+            if mask is not None and other.mask is not None:
+                mask[taken] = other.mask
+        return Outputs(hidden, mask, found.inputs)
 
     def lengths(self) -> Tensor:
         """(N,) int64: tokens of each sample's texts together; 0 where there are none, or where nothing is shortened."""

@@ -6,7 +6,7 @@ over fixed chunks of the client's own order, because a row's bits depend on the 
 N samples, N_m of them with the modality, T tokens, D_h width at the cut.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -51,6 +51,9 @@ class Kept:
         return Outputs(hidden[place], None if mask is None else mask[place], specs)
 
 
+Disturbance = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
+
+
 @dataclass(frozen=True)
 class Source:
     """The samples of one modality and split on their way through a head."""
@@ -64,11 +67,14 @@ class Source:
     """(N_m,) int64: the samples that have it"""
     workers: int = 0
     """threads that decode files ahead"""
+    disturb: Callable[[], Disturbance] | None = None
+    """begins the draws of a view; None for the samples as they are"""
 
     def inputs(self) -> Iterator[dict[str, Tensor]]:
         """Encoder inputs in chunks. Only samples that are known to stand it are asked from several threads."""
         workers = self.workers if isinstance(self.samples, ColumnSamples) else 0
-        return made_ahead(lambda chunk: self.samples.inputs(self.modality, chunk), torch.split(self.rows, CHUNK), workers)
+        chunks = made_ahead(lambda chunk: self.samples.inputs(self.modality, chunk), torch.split(self.rows, CHUNK), workers)
+        return chunks if self.disturb is None else map(self.disturb(), chunks)
 
     def outputs(self) -> Iterator[Outputs]:
         """Head outputs in chunks."""
@@ -122,19 +128,21 @@ class KeptOutputs:
     def __init__(self, client: str = "", place: Place | None = None, workers: int = 0) -> None:
         """Nothing is computed yet. `place`: shared by the clients of a process; memory where None. `workers`: threads that decode ahead."""
         self._client, self._place, self._workers = client, place, workers
-        self._kept: dict[tuple[Split, str], Kept] = {}
+        self._kept: dict[tuple[Split, str, int], Kept] = {}
         self.computed = 0
         """samples x modalities that were asked for so far"""
 
-    def get(self, split: Split, modality: str, samples: Samples, head: Head) -> Kept:
-        """The outputs of all samples of a split that have the modality."""
-        key = (split, modality)
+    def get(
+        self, split: Split, modality: str, samples: Samples, head: Head, view: int = 0, disturb: Callable[[], Disturbance] | None = None
+    ) -> Kept:
+        """The outputs of all samples of a split that have the modality: as they are, or one of their disturbed views (1, 2, …)."""
+        key = (split, modality, view)
         if key not in self._kept:
             present = samples.presence[:, samples.modalities.index(modality)]
             rows = present.nonzero().squeeze(1)
             place = torch.full((len(present),), -1, dtype=torch.int64)
             place[rows] = torch.arange(len(rows))
-            source = Source(f"{self._client}, {split}, {modality}", samples, modality, head, rows, self._workers)
+            source = Source(f"{self._client}, {split}, {modality}", samples, modality, head, rows, self._workers, disturb)
             self._kept[key] = Kept(place, (self._place or Memory()).keep(source))
             self.computed += len(rows)
         return self._kept[key]

@@ -4,13 +4,14 @@ An idle client costs its data, its kept head outputs and a few references; modul
 """
 
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from m2fedsa.blueprint import Blueprint, client_parts
+from m2fedsa.client.augment import Views
 from m2fedsa.client.batch import Branches
 from m2fedsa.client.batches import teachable
 from m2fedsa.client.kept import KeptOutputs, Memory, Place
@@ -70,6 +71,8 @@ class Client:
     local: dict[str, Tensor] = field(default_factory=dict)
     """tensors that never leave: personal ones by an averaging rule, and teachers of unlabelled samples"""
     _staged: tuple[int, dict[str, Tensor]] | None = None
+    _best: int | None = None
+    """the round whose file is kept beside the last one"""
     _warm: WarmAnswers = field(init=False)
 
     def __post_init__(self) -> None:
@@ -106,9 +109,11 @@ class Client:
     def learning(self, task: TrainTask) -> Generator[None, None, TrainResult]:
         """A round of training that pauses after each step, for clients that go side by side."""
         self._warm.clear()
+        self._best = task.plan.best
         branches = self._branches("train", task.view)
         local, teaching = self._teacher_of_round(task, branches)
         teacher = Teacher.from_local(local, self.shared.blueprint.task, branches.samples, task.view.log_prior) if WINDOW in local else None
+        branches = replace(branches, views=Views(self.shared.blueprint.config, self.name, task.plan.seed))
         local_round = LocalRound(self.shared.blueprint, self.name, branches, task.plan, task.view, teacher, self.shared.loss)
         with self.link.session(self.name, task.plan.number) as session:
             account = yield from local_round.steps(session)
@@ -185,7 +190,7 @@ class Client:
         if self._staged is not None and self._staged[0] == round_number:
             self.local, self._staged = self._staged[1], None
             if self.store is not None:
-                self.store.keep(round_number)
+                self.store.keep(round_number, self._best)
 
     def restore(self, round_number: int, file: str) -> None:
         """Take the local tensors written for a round."""

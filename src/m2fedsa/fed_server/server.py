@@ -103,8 +103,9 @@ class FedServer:
         prior, weights = blueprint.task.initial_prior(), torch.ones(blueprint.classes)
         self.state = State(0, initial_client_tensors(blueprint), prior, weights)
 
-    def begin_round(self, present: Sequence[str] | None = None) -> tuple[RoundPlan, list[TrainTask]]:
-        """Plan the next round: its phase, its clients, their tasks. `present`: who can take part now; None: everybody."""
+    def begin_round(self, present: Sequence[str] | None = None, best: int | None = None) -> tuple[RoundPlan, list[TrainTask]]:
+        """Plan the next round: its phase, its clients, their tasks. `present`: who can take part now; None: everybody. `best`: the round
+        whose checkpoint everybody shall keep."""
         config, number = self.blueprint.config, self.state.round + 1
         since = transfer_since(config.transfer.start, number, self.state.losses, self.state.since)
         rate = config.optimizer.learning_rate
@@ -116,7 +117,8 @@ class FedServer:
         chosen = self.sampler(number, eligible, config.federation.clients_per_round, derive(config.seed, "sample", number))
         _check_chosen(chosen, eligible, number)
         roster = {name: self.clients[name].modalities for name in sorted(chosen)}
-        plan = RoundPlan(number, phase, derive_seed(config.seed, "round", number), roster, rate, config.transfer.weights, since)  # type: ignore[arg-type]
+        seed = derive_seed(config.seed, "round", number)
+        plan = RoundPlan(number, phase, seed, roster, rate, config.transfer.weights, since, best)  # type: ignore[arg-type]
         return plan, [TrainTask(name, plan, self.view(name)) for name in roster]
 
     def _takes_part(self, client: ClientInfo, transfer: bool) -> bool:

@@ -221,10 +221,11 @@ class MainServer:
             return
         if self._prepared is None or self._prepared.round != round_number:
             raise ProtocolError(f"round {round_number} cannot commit: it was not prepared.")
+        best = None if self._plan is None else self._plan.best
         self._in_force = self._prepared
         self.abort(round_number)
         if self.store is not None:
-            self.store.keep(round_number)
+            self.store.keep(round_number, best)
 
     def abort(self, round_number: int) -> None:  # noqa: ARG002  (there is one round at a time in process)
         """See `coordination.port.Coordination.abort`."""
@@ -252,7 +253,6 @@ class MainServer:
         server_parts(self.blueprint).load(state.tensors)
         self.abort(round_number)
         self._in_force, self._serving = state, None
-        self.store.keep(round_number)
 
 
 class ServerSession:

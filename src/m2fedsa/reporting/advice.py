@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from m2fedsa.reporting.files import RunFiles
 from m2fedsa.reporting.program import program, word
-from m2fedsa.reporting.summary import best_single, score
+from m2fedsa.reporting.summary import NAMES, best_single, judged_by, score
 
 MOST = 5
 
@@ -27,8 +27,9 @@ def advice(run: RunFiles) -> list[Advice]:
     late = [value for number, value in curve if number > 0.75 * rounds]
     early = [value for number, value in curve if number <= 0.75 * rounds]
     if late and early and max(late) > max(early) + 0.005:
+        what = NAMES[judged_by(run.result["metrics"])]
         found.append(
-            Advice("The fused accuracy still rose in the last quarter of the rounds.", f"{again} --set federation.rounds={2 * rounds}")
+            Advice(f"The fused {what} still rose in the last quarter of the rounds.", f"{again} --set federation.rounds={2 * rounds}")
         )
     elif len(curve) >= 4:
         best = max(value for _, value in curve)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from m2fedsa.reporting.cards import note, row, section
 from m2fedsa.reporting.charts import FUSED, PALETTE, Bar, Series, bars, curves, table
 from m2fedsa.reporting.files import RunFiles
-from m2fedsa.reporting.summary import best_single, score
+from m2fedsa.reporting.summary import NAMES, best_single, judged_by, score
 from m2fedsa.reporting.units import duration, listing, plural, size
 from m2fedsa.statistics import Estimate, estimate
 
@@ -67,6 +67,11 @@ def _test(run: RunFiles, subset: str) -> float | None:
     return score(run.result["metrics"], subset) if run.result else None
 
 
+def _metric(found: Sequence[Group]) -> str:
+    """What the first of these runs is judged by."""
+    return NAMES[judged_by(next((run.result["metrics"] for group in found for run in group.runs if run.result), None))]
+
+
 def _fused(found: Sequence[Group]) -> str:
     rows = []
     for place, group in enumerate(found):
@@ -74,7 +79,7 @@ def _fused(found: Sequence[Group]) -> str:
         if fused:
             low, high = (fused.mean - fused.half, fused.mean + fused.half) if fused.half is not None else (None, None)
             rows.append(Bar(f"{place + 1}. {group.name}", fused.mean, str(fused), group.colour, low=low, high=high))
-    return section("Fused accuracy on test samples", bars(rows, 1.0), note("Mean over seeds; the dark line is its 95 % interval."))
+    return section(f"Fused {_metric(found)} on test samples", bars(rows, 1.0), note("Mean over seeds; the dark line is its 95 % interval."))
 
 
 def _curves(found: Sequence[Group]) -> str:
@@ -89,7 +94,7 @@ def _curves(found: Sequence[Group]) -> str:
         name = f"{place + 1}." if len(group.name) > 10 else f"{place + 1}. {group.name}"
         series.append(Series(name, points, group.colour, wide=place == 0))
     remark = "On validation samples, mean over seeds."
-    return section("Fused accuracy over the rounds", curves(series, "round", "accuracy"), note(remark))
+    return section(f"Fused {_metric(found)} over the rounds", curves(series, "round", _metric(found)), note(remark))
 
 
 def _table(found: Sequence[Group]) -> str:

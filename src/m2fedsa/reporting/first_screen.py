@@ -6,7 +6,7 @@ from html import escape
 from m2fedsa.reporting.cards import note, section
 from m2fedsa.reporting.charts import FUSED, REFERENCE, Bar, bars, colours
 from m2fedsa.reporting.files import RunFiles
-from m2fedsa.reporting.summary import best_single, compute, holdings, samples, score, storage
+from m2fedsa.reporting.summary import NAMES, best_single, compute, holdings, judged_by, samples, score, storage
 from m2fedsa.reporting.units import duration, percent, plural, size
 
 
@@ -34,6 +34,9 @@ def headline(run: RunFiles) -> str:
     single = best_single(run.result["metrics"]) if run.result else None
     if fused is None:
         text = f"{run.config.name}: {len(run.rounds)} of {plural(run.config.federation.rounds, 'round')}, not finished"
+    elif judged_by(run.result["metrics"] if run.result else None) != "accuracy":
+        name = NAMES[judged_by(run.result["metrics"] if run.result else None)]
+        text = f"{run.config.name}: {name} {fused:.3f}{f' together, {single[1]:.3f} {single[0]} alone' if single else ''}"
     elif single is None:
         text = f"{run.config.name}: {100 * fused:.1f} % right"
     else:
@@ -76,8 +79,9 @@ def came_out(run: RunFiles) -> str:
         )
         return section("So far", told, note("Not finished: figures on test samples come with the end of the run."))
     fused, number = score(result["metrics"], "fused"), run.tested()
-    text = "accuracy on test samples"
-    if fused is not None and number:
+    metric = judged_by(result["metrics"])
+    text = f"{NAMES[metric]} on test samples"
+    if fused is not None and number and metric == "accuracy":
         low, high = interval(fused, number)
         text = f"of {number:,} test samples right, 95 % interval {low:.3f} to {high:.3f}"
     lines = [f"{plural(result['rounds'], 'round')} in {duration(result['seconds'])}"]
@@ -98,13 +102,13 @@ def against(run: RunFiles) -> str:
     if run.result is None:
         return section("Against what", note("Comes with the end of the run."))
     metrics, closed = run.result["metrics"], run.result.get("closed_form")
-    colour = colours(run.modalities)
+    colour, metric = colours(run.modalities), judged_by(metrics)
     rows = []
 
     def add(name: str, value: float | None, hue: str, subset: str = "fused", strong: bool = False) -> None:
         if value is not None:
             number = run.tested(subset)
-            low, high = interval(value, number) if number else (None, None)
+            low, high = interval(value, number) if number and metric == "accuracy" else (None, None)
             rows.append(Bar(name, value, f"{value:.3f}", hue, strong, low, high))
 
     add("fused", score(metrics, "fused"), FUSED, strong=True)
@@ -112,11 +116,11 @@ def against(run: RunFiles) -> str:
     for name in run.modalities:
         add(f"{name} alone", score(metrics, name), colour[name], name)
     number = run.tested()
-    if run.facts and run.facts["classes"]:
+    if run.facts and run.facts["classes"] and metric == "accuracy":
         chance = 1 / len(run.facts["classes"])
         rows.append(Bar("guessing", chance, f"{chance:.3f}", "#c5ccd5"))
-    remark, fused = "", score(metrics, "fused")
-    if number and fused is not None:
+    remark, fused = note(f"{NAMES[metric]}."), score(metrics, "fused")
+    if number and fused is not None and metric == "accuracy":
         told = f"Below about {100 * chance_difference(fused, number):.1f} points a difference from fused may be chance."
         remark = note(f"Accuracy; the dark line is its 95 % interval. {told}")
     return section("Against what", bars(rows, 1.0), remark)

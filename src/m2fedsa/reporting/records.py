@@ -175,5 +175,7 @@ class ResultRecord(TypedDict):
     """on test samples: a linear head on the frozen features (the warm start), before the first gradient step"""
     failures: NotRequired[list[FailureRecord]]
     """clients that could not evaluate: their samples are in no metric"""
+    best_round: NotRequired[int]
+    """the round whose tensors this is the result of, where `evaluation.keep_best` asks for the best one"""
     confusion: NotRequired[dict[str, list[list[float]]]]
     """per subset, on test samples: rows are true classes, columns predicted ones"""

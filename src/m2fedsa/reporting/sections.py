@@ -7,11 +7,11 @@ from m2fedsa.reporting.cards import note, row, section
 from m2fedsa.reporting.charts import FUSED, Bar, Series, bars, cell, colours, curves, matrix, table
 from m2fedsa.reporting.files import RunFiles
 from m2fedsa.reporting.program import program, word
-from m2fedsa.reporting.records import Metrics
-from m2fedsa.reporting.summary import score
+from m2fedsa.reporting.records import ClientFacts, Metrics
+from m2fedsa.reporting.summary import NAMES, judged_by, score
 from m2fedsa.reporting.units import plural
 
-SCORES = {"accuracy": "accuracy", "uar": "UAR", "macro_f1": "macro F1", "auc": "AUC"}
+LOSSES = {"single_label": "cross-entropy", "multi_label": "binary cross-entropy", "regression": "half of the squared error, standardised"}
 MOST_CLIENTS = 60
 SEVERAL = "#93b4f5"
 
@@ -31,12 +31,14 @@ def learning(run: RunFiles) -> str:
         Series(subset, [(record["round"], record["loss"].get(subset)) for record in run.rounds], colour[subset], wide=subset == "fused")
         for subset in subsets
     ]
+    name = NAMES[judged_by(next((metrics for _, metrics in history if metrics), None))]
     since = run.transfer_since()
     mark = (float(since), "transfer begins") if since else None
     remark = "On validation samples. Round 0 is the warm start: linear heads on frozen features." if warm else "On validation samples."
+    what = LOSSES[run.config.data.task]
     return row(
-        section("Accuracy", curves(accuracy, "round", "accuracy", mark), note(remark)),
-        section("Training loss (cross-entropy)", curves(loss, "round", "loss", mark), note("Mean over the samples of a round.")),
+        section(name[0].upper() + name[1:], curves(accuracy, "round", name, mark), note(remark)),
+        section(f"Training loss ({what})", curves(loss, "round", "loss", mark), note("Mean over the samples of a round.")),
         kind="two",
     )
 
@@ -49,22 +51,26 @@ def who_holds_what(run: RunFiles) -> str:
     clients = sorted(run.facts["clients"].items(), key=lambda entry: (not entry[1]["train"], -len(entry[1]["modalities"])))
     full = max((count for _, client in clients for count in client.get("classes", [])), default=1)
     shown = classes if any(client.get("classes") for _, client in clients) else []
+    numbers = any("mean" in client for _, client in clients)
+    shown = classes if numbers else shown
     heads = [*run.modalities, *(name if len(name) <= 9 else f"{name[:8]}…" for name in shown), "train", "test"]
     lines = []
     for name, client in clients[:MOST_CLIENTS]:
-        cells = [
-            f'<td class="cell" style="background:{colour[modality]}" title="{escape(modality)}"></td>'
-            if modality in client["modalities"]
-            else '<td class="cell none"></td>'
-            for modality in run.modalities
+        cells = [_held(client, modality, colour[modality]) for modality in run.modalities]
+        cells += [
+            cell(count, full, str(count) if count else "") for count in client.get("classes", [0] * len(shown) if not numbers else [])
         ]
-        cells += [cell(count, full, str(count) if count else "") for count in client.get("classes", [0] * len(shown))]
+        if numbers:
+            told = zip(client.get("mean", []), client.get("deviation", []), strict=True)
+            spread = [f"{mean:.4g} ± {deviation:.2g}" for mean, deviation in told] or ["–"] * len(classes)
+            cells += [f'<td class="figure">{text}</td>' for text in spread]
         tested = client.get("test", 0) + client.get("validation", 0)
         cells += [f'<td class="figure">{client["train"] or "–"}</td><td class="figure">{tested or "–"}</td>']
         lines.append(f'<tr><th scope="row">{escape(name)}</th>{"".join(cells)}</tr>')
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in heads)
     more = len(clients) - MOST_CLIENTS
-    remark = "Labelled training samples per class; test: samples for validation and test." + (
+    what = "Mean and deviation of training labels" if numbers else "Labelled training samples per class"
+    remark = f"{what}; test: samples for validation and test. The paler a modality, the more of the client's samples lack it." + (
         f" {more} more clients not shown." if more > 0 else ""
     )
     picture = (
@@ -73,17 +79,28 @@ def who_holds_what(run: RunFiles) -> str:
     return section("Who holds what", picture, note(remark))
 
 
+def _held(client: ClientFacts, modality: str, colour: str) -> str:
+    """A cell that says whether a client holds a modality, and how many of its training samples have it."""
+    if modality not in client["modalities"]:
+        return '<td class="cell none"></td>'
+    having, train = client.get("having", {}).get(modality), client["train"]
+    strength = 1.0 if having is None or not train else 0.2 + 0.8 * having / train
+    told = f"{modality}: {having:,} of {train:,} samples" if having is not None and train else modality
+    return f'<td class="cell" style="background:{colour};opacity:{strength:.2f}" title="{escape(told)}"></td>'
+
+
 def subsets(run: RunFiles) -> str:
     """All metrics of all subsets of the modalities."""
     if run.result is None:
         return ""
+    shown = [key for key in NAMES if any(entry.get(key) is not None for entry in run.result["metrics"].values())]
     rows = []
     for name, entry in run.result["metrics"].items():
         scores: dict[str, float | None] = {**entry}  # type: ignore[dict-item]
         told = "all that a sample has" if name == "fused" else f"{name} alone" if "+" not in name else name.replace("+", " + ")
-        rows.append([told, *("–" if (value := scores.get(key)) is None else f"{value:.3f}" for key in SCORES)])
+        rows.append([told, *("–" if (value := scores.get(key)) is None else f"{value:.3f}" for key in shown)])
     remark = "A single modality is judged by its own classifier, several by the fused one."
-    return section("Every subset of the modalities, on test samples", table(["given", *SCORES.values()], rows), note(remark))
+    return section("Every subset of the modalities, on test samples", table(["given", *(NAMES[key] for key in shown)], rows), note(remark))
 
 
 def confusion(run: RunFiles) -> str:
@@ -104,7 +121,8 @@ def per_client(run: RunFiles) -> str:
     accurate = [(name, value) for name, client in clients.items() if (value := score(client.get("metrics"), "fused")) is not None]
     parts = []
     if accurate:
-        parts.append("<h3>accuracy on the client's own test samples</h3>")
+        name = NAMES[judged_by(run.result["metrics"] if run.result else None)]
+        parts.append(f"<h3>{escape(name)} on the client's own test samples</h3>")
         parts.append(bars([Bar(name, value, f"{value:.3f}", FUSED) for name, value in accurate[:MOST_CLIENTS]], 1.0))
     trained = [(name, client) for name, client in clients.items() if client.get("loss") is not None]
     if trained:

@@ -20,10 +20,31 @@ class Share(NamedTuple):
         return self.client / self.whole if self.whole else 0.0
 
 
-def score(metrics: Metrics | None, subset: str, name: str = "accuracy") -> float | None:
-    """One number, None where there is none."""
+NAMES = {
+    "accuracy": "accuracy",
+    "exact_match": "exact match",
+    "uar": "UAR",
+    "micro_f1": "micro F1",
+    "macro_f1": "macro F1",
+    "r2": "R²",
+    "pearson": "Pearson",
+    "mae": "MAE",
+    "rmse": "RMSE",
+    "auc": "AUC",
+}
+"""metric -> what people call it, in the order of tables"""
+
+
+def judged_by(metrics: Metrics | None) -> str:
+    """The metric that a task is judged by: accuracy; of several classes macro_f1, of numbers r2."""
+    entry: Mapping[str, object] = next(iter((metrics or {}).values()), {})  # type: ignore[assignment]
+    return "r2" if "r2" in entry else "macro_f1" if "exact_match" in entry else "accuracy"
+
+
+def score(metrics: Metrics | None, subset: str, name: str | None = None) -> float | None:
+    """One number, of the metric that the task is judged by unless another is named; None where there is none."""
     entry: Mapping[str, object] | None = (metrics or {}).get(subset)
-    value = entry.get(name) if entry else None
+    value = entry.get(name or judged_by(metrics)) if entry else None
     return float(value) if isinstance(value, int | float) else None
 
 
@@ -32,7 +53,7 @@ def modalities_of(metrics: Metrics | None) -> list[str]:
     return [subset for subset in metrics or {} if subset != "fused" and "+" not in subset]
 
 
-def best_single(metrics: Metrics | None, name: str = "accuracy") -> tuple[str, float] | None:
+def best_single(metrics: Metrics | None, name: str | None = None) -> tuple[str, float] | None:
     """The modality that is best alone, and how good it is."""
     found = [(subset, value) for subset in modalities_of(metrics) if (value := score(metrics, subset, name)) is not None]
     return max(found, key=lambda entry: entry[1]) if found else None
@@ -44,10 +65,19 @@ def storage(ledger: Mapping[str, LedgerEntry]) -> Share:
 
 
 def compute(ledger: Mapping[str, LedgerEntry], config: Config) -> Share:
-    """Operations per visit of a sample, on a client of all modalities: the frozen head runs once, its output is kept for all visits."""
-    saved = 1 - 1 / visits(config)
-    client = sum(operations_of(entry["client"]) - saved * entry["client"]["flops"].get("head", 0.0) for entry in ledger.values())
+    """Operations per visit of a sample, on a client of all modalities: the frozen head runs once for each view that is kept of a sample,
+    and its output serves all visits; where each step disturbs samples anew it runs every time."""
+    client = sum(
+        operations_of(one["client"]) - _saved(config, name) * one["client"]["flops"].get("head", 0.0) for name, one in ledger.items()
+    )
     return Share(client, sum(operations_of(entry["whole"]) for entry in ledger.values()))
+
+
+def _saved(config: Config, modality: str) -> float:
+    """The share of a head's runs that kept outputs save."""
+    settings = config.modalities.get(modality)
+    views = settings.augment_views if settings is not None and settings.augment else 1
+    return max(0.0, 1 - views / visits(config)) if views else 0.0
 
 
 def visits(config: Config) -> float:
