@@ -73,7 +73,7 @@ class Branches:
             return found
         hidden, mask = found.hidden.clone(), None if found.mask is None else found.mask.clone()
         which = self.views.which(modality, len(rows))
-        for view in which[which > 0].unique().tolist():
+        for view in sorted(set(which.tolist()) - {0}):
             taken = which == view
             disturb = partial(self.views.view, modality, view)
             other = self.kept.get(self.split, modality, self.samples, head, view, disturb).rows(rows[taken])

@@ -37,7 +37,7 @@ NAMES = {
 
 def judged_by(metrics: Metrics | None) -> str:
     """The metric that a task is judged by: accuracy; of several classes macro_f1, of numbers r2."""
-    entry: Mapping[str, object] = next(iter((metrics or {}).values()), {})  # type: ignore[assignment]
+    entry: Mapping[str, object] = next(iter((metrics or {}).values()), {})
     return "r2" if "r2" in entry else "macro_f1" if "exact_match" in entry else "accuracy"
 
 
