@@ -1,0 +1,70 @@
+"""docs/your_data.md, followed step by step: its program makes the folder, its commands are run in their order."""
+
+import re
+import shlex
+import tomllib
+from pathlib import Path
+
+import pytest
+import tomli_w
+from tests.integration import small
+from tests.integration.test_own_data import ward
+
+from m2fedsa.config import Config
+from m2fedsa.reporting.files import read_json
+
+PAGE = Path(__file__).parents[2] / "docs" / "your_data.md"
+
+
+def blocks(kind):
+    """The fenced blocks of a kind, in their order."""
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", PAGE.read_text(), flags=re.MULTILINE | re.DOTALL)
+    return [text for its, text in fenced if its == kind]
+
+
+def commands():
+    return [shlex.split(line) for block in blocks("") for line in block.splitlines()]
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))  # where looks are remembered
+    return tmp_path
+
+
+def test_the_page_leads_to_a_report(here, capsys):
+    (program,) = blocks("python")
+    exec(compile(program, str(PAGE), "exec"), {})
+    rows = (here / "digits" / "train.csv").read_text().splitlines()
+    assert 180 <= len(rows) - 1 <= 230
+    steps = [words for words in commands() if "ward.csv" not in words]
+    assert [words[:2] for words in steps] == [["m2fedsa", name] for name in ("init", "data", "run", "report")]
+    for words in steps:
+        assert small.call(*words[1:]) == 0, words
+        if words[1] == "init":  # as small as a test likes it
+            found = tomllib.loads((here / "mine.toml").read_text())
+            assert {name: one["kind"] for name, one in found["modalities"].items()} == {"photo": "image", "sound": "audio", "word": "text"}
+            found |= {"compute": {"threads": 1}, "fusion": {"width": 16, "feed_forward": 16}}
+            (here / "mine.toml").write_text(tomli_w.dumps(found))
+    assert (here / "sample.png").is_file()
+    assert (here / "runs" / "mine" / "report.html").is_file()
+    assert set(read_json(here / "runs" / "mine" / "clients.json")["clients"]) == {"north", "south"}
+    result = read_json(here / "runs" / "mine" / "result.json")
+    assert result["metrics"]["fused"]["accuracy"] > 0.5  # ten classes
+    assert (here / "home" / ".cache" / "m2fedsa" / "looks").is_dir()
+
+
+def test_the_settings_of_the_page_are_settings():
+    (text,) = blocks("toml")
+    assert Config.from_mapping(tomllib.loads(text)).modalities["photo"].kind == "image"
+
+
+def test_the_encoders_of_the_page(here, capsys):
+    ward(here / "ward.csv")
+    made = [words for words in commands() if "ward.csv" in words]
+    assert len(made) == 2
+    for words in made:
+        assert small.call(*words[1:], "--epochs", "2") == 0, words
+    assert read_json(here / "encoders" / "curve" / "config.json")["model_type"] == "patchtst"
+    assert read_json(here / "encoders" / "record" / "config.json")["model_type"] == "m2fedsa_tabular"
