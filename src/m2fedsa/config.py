@@ -111,8 +111,9 @@ class Data(Section):
     """What becomes of rows of a manifest that cannot be used. `stop`: nothing is trained, the first twenty are told. `skip`: they are left
     out and counted."""
     look: Literal["auto", "all", "heads"] = "auto"
-    """How files are looked at before the first round. `all`: each is decoded. `heads`: only their heads are read. `auto`: all where that
-    takes seconds, up to 20,000 pictures and recordings or 2,000 videos, or where they were looked at before."""
+    """How files are looked at before the first round. `all`: each is decoded. `heads`: each is there, and the heads of 2,000
+    can be read. `auto`: all where that takes seconds, up to 20,000 pictures and recordings or 2,000 videos, or where they were looked at
+    before."""
     options: dict[str, Annotated[float, Field(allow_inf_nan=True)] | int | bool | str] = Field(default_factory=dict)
     """What only this source knows; a wrong key is answered with those that there are. `digits` and `match`: image_noise is a standard
     deviation on pixels in 0 … 1, audio_snr_db the signal-to-noise ratio of white noise (inf: none). `digits` alone: text_mask is the

@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,15 @@ from typing import Any
 from m2fedsa.config import Data
 from m2fedsa.data.columns import Column, Fault, Look
 from m2fedsa.data.columns.media import AudioColumn, ImageColumn, VideoColumn
+from m2fedsa.data.manifest.modalities import source_of
 from m2fedsa.data.manifest.rows import Rows
 from m2fedsa.durable import write_atomically
 from m2fedsa.errors import StorageError
 
 DECODED = 20_000
 """Pictures and recordings that are decoded before a run; a video counts as ten."""
+HEADS = 2_000
+"""Files whose heads are read where there are too many to decode them."""
 _KEPT = 64
 """Looks that are remembered."""
 _VIDEO = 10
@@ -37,17 +41,43 @@ def _look(settings: Data, rows: Rows, column: Column, folder: Path) -> Look:
     if not isinstance(column, ImageColumn | AudioColumn | VideoColumn):
         return column.look()
     if settings.look == "heads":
-        return column.look(deep=False)
+        return _glance(rows, column)
     path = folder / f"{_digest(rows, column)}.json"
     remembered = _recall(path)
     if remembered is not None:
         return remembered
     effort = len(column.rows) * (_VIDEO if isinstance(column, VideoColumn) else 1)
     if settings.look == "auto" and effort > DECODED:
-        return column.look(deep=False)
+        return _glance(rows, column)
     found = column.look()
     _remember(path, found)
     return found
+
+
+def _glance(rows: Rows, column: ImageColumn | AudioColumn | VideoColumn) -> Look:
+    """Whether every file is there and has something in it; of some of them, evenly spread, what their heads say."""
+    absent = []
+    for row in column.rows:
+        path = source_of(rows, column.name, row)
+        if isinstance(path, Path):
+            what = _missing(path)
+            if what:
+                absent.append(Fault(row, column.name, f"{path}: {what}"))
+    lacking = {fault.row for fault in absent}
+    there = [row for row in column.rows if row not in lacking]
+    step = max(1, -(-len(there) // HEADS))
+    look = replace(column, rows=there[::step]).look(deep=False)
+    told = f"{column.name}: of {len(there):,} files {len(there[::step]):,} were looked into; `m2fedsa data check` decodes all"
+    notes = look.notes if step == 1 else (told,)
+    return Look(tuple(sorted([*absent, *look.faults])), notes, look.lengths)
+
+
+def _missing(path: Path) -> str:
+    try:
+        size = os.stat(path).st_size  # noqa: PTH116  (a tenth of the time, a hundred thousand times)
+    except (OSError, ValueError):
+        return "no such file"
+    return "" if size else "the file is empty (0 bytes)"
 
 
 def _digest(rows: Rows, column: ImageColumn | AudioColumn | VideoColumn) -> str:
