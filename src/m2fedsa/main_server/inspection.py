@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from m2fedsa.blueprint import Blueprint
-from m2fedsa.errors import M2FedSAError, ProtocolError
+from m2fedsa.errors import CutError, DivergedError, ProtocolError
 from m2fedsa.messages import Activation, Activations
 from m2fedsa.models.cut import Tail
 
@@ -48,8 +48,8 @@ def fitting(client: str) -> Iterator[None]:
     """What an encoder says of activations whose tokens or inputs are not those that it was cut with."""
     try:
         yield
-    except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
-        if isinstance(error, torch.OutOfMemoryError | M2FedSAError):
+    except (CutError, RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
+        if isinstance(error, torch.OutOfMemoryError | DivergedError):
             raise
         reason = str(error).strip().partition("\n")[0].rstrip(".")
         raise ProtocolError(f"client {client}: the tail does not take these activations with these inputs ({reason}).") from error

@@ -1,0 +1,287 @@
+"""What the link to the main server costs: a step over loopback gRPC and mTLS against one in process, echoes against a raw TCP socket, and
+sixteen clients at once against the main server alone.
+
+Two things that are compared are timed in turn within one run. In an echo the other end runs in a process of its own.
+"""
+
+import contextlib
+import multiprocessing
+import socket
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from measuring import conclude, options, table
+
+from m2fedsa import identity
+from m2fedsa.assembly import Extensions, assemble, cpu_threads
+from m2fedsa.client.batch import without_graph
+from m2fedsa.identity import Identity, Token
+from m2fedsa.links.grpc_client import GrpcLink
+from m2fedsa.links.grpc_server import Gate, LinkServer
+from m2fedsa.links.port import Link
+from m2fedsa.links.worker import Worker
+from m2fedsa.messages import Activation, ActivationGradients, Activations, Features, Gradients, RoundPlan
+from m2fedsa.recipes.paper_shapes import paper_shapes
+
+GOALS = {"step": 1.15, "echo without TLS": 0.5, "echo with TLS": 0.3, "sixteen clients": 0.9}
+RUN, HERE = "benchmark", ("localhost", "127.0.0.1")
+SIZES = {"0.4 MB": 100_000, "19.4 MB": 4_850_000}
+"""float32 numbers of an echo"""
+
+
+class Keys:
+    """An authority and the parties that it knows."""
+
+    def __init__(self) -> None:
+        key = identity.new_key()
+        self.authority = (key, identity.new_authority(key, RUN))
+        self.fed, self.main = self.of("fed-server", "fed server"), self.of("main-server", "main server")
+
+    def of(self, name: str, role: identity.Role = "client") -> Identity:
+        """A party with a key of its own."""
+        key = identity.new_key()
+        hosts = () if role == "client" else HERE
+        return Identity(key, identity.certify(self.authority, key.public_key(), name, role, hosts), self.authority[1])
+
+    def token(self, client: str, who: Identity) -> str:
+        """What lets a client into round 1."""
+        key = identity.fingerprint(who.key.public_key())
+        return Token(RUN, client, "train", 1, time.time() + 3600, key).signed(self.fed.key)
+
+
+# --- echoes -------------------------------------------------------------------------------------------------------------------------
+
+
+class Echo:
+    """A main server that says what it hears."""
+
+    def session(self, client: str, round_number: int) -> "Echo":  # noqa: ARG002  (its place in `Link`)
+        """Itself."""
+        return self
+
+    def forward(self, activations: Activations) -> Features:
+        """What was said."""
+        return Features({"x": activations.modalities["x"].hidden}, activations.entering)
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def serve_echo(keys: Keys | None, ready: Any) -> None:
+    """In a process of its own."""
+    torch.set_num_threads(1)
+    link = LinkServer(Echo(), Worker(1), None)  # type: ignore[arg-type]
+    ready.send(link.start("127.0.0.1:0", None if keys is None else keys.main))
+    ready.recv()
+    link.stop()
+
+
+def serve_tcp(ready: Any) -> None:
+    """A plain socket that sends back what it receives, whole."""
+    with socket.create_server(("127.0.0.1", 0)) as door:
+        ready.send(door.getsockname()[1])
+        with door.accept()[0] as peer:
+            peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            while size := int.from_bytes(peer.recv(8, socket.MSG_WAITALL), "little"):
+                content = bytearray(size)
+                received(peer, content)
+                peer.sendall(content)
+
+
+def received(peer: socket.socket, into: bytearray) -> None:
+    view = memoryview(into)
+    while view:
+        view = view[peer.recv_into(view) :]
+
+
+@contextlib.contextmanager
+def apart(work: Callable[..., None], *given: Any) -> Iterator[int]:
+    """A port behind which `work` runs in another process."""
+    context = multiprocessing.get_context("fork")
+    here, there = context.Pipe()
+    process = context.Process(target=work, args=(*given, there), daemon=True)
+    process.start()
+    try:
+        yield here.recv()
+    finally:
+        process.kill()
+        process.join()
+
+
+def echo_rates(repeats: dict[str, int]) -> dict[str, dict[str, list[float]]]:
+    """Seconds of echoes: by size, by way. The servers are forked before this process has a thread of gRPC's."""
+    keys = Keys()
+    with apart(serve_tcp) as tcp, apart(serve_echo, None) as plain, apart(serve_echo, keys) as tls:
+        raw = socket.create_connection(("127.0.0.1", tcp))
+        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        links = {"without TLS": GrpcLink(f"localhost:{plain}", None), "with TLS": GrpcLink(f"localhost:{tls}", keys.of("a"))}
+        sessions = {name: link.session("a", 1) for name, link in links.items()}
+        found: dict[str, dict[str, list[float]]] = {}
+        for size, numbers in SIZES.items():
+            hidden = torch.randn(1, numbers)
+            said = Activations({"x": Activation(hidden, torch.zeros(1, dtype=torch.int64), None, {})}, torch.ones(1, 1, dtype=torch.bool))
+            ways: dict[str, Callable[[], object]] = {"raw TCP": lambda hidden=hidden: tcp_echo(raw, hidden)}
+            ways |= {name: lambda one=one, said=said: one.forward(said) for name, one in sessions.items()}
+            times: dict[str, list[float]] = {name: [] for name in ways}
+            for turn in range(repeats[size] + 3):
+                for name, way in ways.items():
+                    began = time.perf_counter()
+                    way()
+                    if turn >= 3:
+                        times[name].append(time.perf_counter() - began)
+            found[size] = times
+        for link in links.values():
+            link.close()
+        raw.close()
+    return found
+
+
+def tcp_echo(raw: socket.socket, hidden: torch.Tensor) -> None:
+    content = memoryview(hidden.numpy()).cast("B")
+    raw.sendall(len(content).to_bytes(8, "little"))
+    sender = threading.Thread(target=raw.sendall, args=(content,))
+    sender.start()
+    received(raw, bytearray(len(content)))
+    sender.join()
+
+
+# --- steps --------------------------------------------------------------------------------------------------------------------------
+
+
+class Laps:
+    """A client's steps, timed, with one kind of session."""
+
+    def __init__(self, link: Link, client: str, said: Sequence[Activations]) -> None:
+        self.session = link.session(client, 1)
+        self.said, self.seconds = said, list[float]()
+
+    def step(self, number: int) -> ActivationGradients:
+        """One step, timed."""
+        began = time.perf_counter()
+        features = self.session.forward(self.said[number % len(self.said)])
+        answer = self.session.backward(Gradients({name: 1e-3 * z for name, z in features.pooled.items()}, 1e-3 * features.fused))
+        self.seconds.append(time.perf_counter() - began)
+        return answer
+
+
+def measured(quick: bool, steps: int, clients: int) -> dict[str, Any]:
+    """A step in turn over both links; then all clients at once against the same number of steps in process."""
+    settings = paper_shapes(clients=2).override(
+        [
+            "federation.batch_size=8",
+            "data.options.samples_per_client=8",
+            "compute.threads=1",
+            *(["compute.precision=float32"] if quick else []),
+        ]
+    )
+    who = assemble(settings, Extensions())
+    names = [f"client {number}" for number in range(clients)]
+    first = next(iter(who.data.clients))
+    host, keys = who.coordination, Keys()
+    modalities = who.blueprint.modalities
+    host.begin(RoundPlan(1, "fusion", 1, dict.fromkeys(["in process", *names], modalities), 1e-4, (0.6, 0.2, 0.2)))
+    said = [recorded(who, first)]
+    worker = Worker(1)
+    server = LinkServer(host, worker, Gate(RUN, keys.fed.key.public_key()))
+    port = server.start("127.0.0.1:0", keys.main)
+    links = {}
+    for name in names:
+        me = keys.of(name)
+        links[name] = GrpcLink(f"localhost:{port}", me)
+        links[name].token = keys.token(name, me)
+    here, there = Laps(Direct(host, worker), "in process", said), Laps(links[names[0]], names[0], said)
+    for number in range(steps + 1):
+        for one in (here, there):
+            one.step(number)
+    alone = Laps(Direct(host, worker), "in process", said)
+    began = time.perf_counter()
+    for number in range(clients * 2):
+        alone.step(number)
+    alone_seconds = time.perf_counter() - began
+    laps = [Laps(links[name], name, said) for name in names]
+    threads = [threading.Thread(target=lambda one=one: [one.step(number) for number in range(2)]) for one in laps]
+    began = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    together = time.perf_counter() - began
+    for link in links.values():
+        link.close()
+    server.stop()
+    return {
+        "step": statistics.median(b / a for a, b in zip(here.seconds[1:], there.seconds[1:], strict=True)),
+        "in process, s": statistics.median(here.seconds[1:]),
+        "over gRPC, s": statistics.median(there.seconds[1:]),
+        "sixteen clients": alone_seconds / together,
+        "bytes": said[0].nbytes,
+    }
+
+
+class Direct:
+    """The main server's own sessions, computed by the same worker."""
+
+    def __init__(self, host: Any, worker: Worker) -> None:
+        self.host, self.worker = host, worker
+
+    def session(self, client: str, round_number: int) -> Any:
+        """A session without a network."""
+        inner = self.worker.do(client, lambda: self.host.session(client, round_number))
+        worker = self.worker
+
+        class Session:
+            def forward(self, said: Activations) -> Features:
+                return worker.do(client, lambda: inner.forward(said))
+
+            def backward(self, said: Gradients) -> ActivationGradients:
+                return worker.do(client, lambda: inner.backward(said))
+
+        return Session()
+
+
+def recorded(who: Any, client: str) -> Activations:
+    """What a client sends for its samples, once."""
+    from m2fedsa.blueprint import client_parts, initial_client_tensors
+    from m2fedsa.client.batch import Branches
+    from m2fedsa.client.kept import KeptOutputs
+
+    data = who.data.clients[client]
+    parts = client_parts(who.blueprint, data.modalities)
+    parts.load(initial_client_tensors(who.blueprint))
+    branches = Branches(data.train, "train", who.shared.heads, KeptOutputs(), parts)
+    rows = torch.arange(len(data.train.labels))[:8]
+    return without_graph(branches.encode(rows, branches.presence(rows)))
+
+
+def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    """Measure and print."""
+    parser = options(__doc__)
+    parser.add_argument("--steps", type=int, help="timed steps a link (8)")
+    parser.add_argument("--clients", type=int, default=16)
+    given = parser.parse_args(arguments)
+    repeats = dict(zip(SIZES, (10, 3) if given.quick else (200, 30), strict=True))
+    with cpu_threads(1):
+        echoes = echo_rates(repeats)
+        rows, record = [], {}
+        for size, times in echoes.items():
+            middle = {name: statistics.median(seconds) for name, seconds in times.items()}
+            record[size] = {name: middle["raw TCP"] / seconds for name, seconds in middle.items()}
+            rows.append([size, *(f"{1000 * seconds:.2f} ms ({record[size][name]:.2f})" for name, seconds in middle.items())])
+        print("an echo: median (rate relative to raw TCP)\n")
+        table(["size", "raw TCP", "our link, no TLS", "our link, mTLS"], rows)
+        steps = measured(given.quick, given.steps or (2 if given.quick else 8), 2 if given.quick else given.clients)
+    print(
+        f"\na step at paper_shapes, batch 8, {steps['bytes'] / 1e6:.1f} MB up: in process {steps['in process, s']:.2f} s, over gRPC with "
+        f"mTLS {steps['over gRPC, s']:.2f} s; median of the ratios {steps['step']:.3f} (goal: at most {GOALS['step']})"
+        f"\n{given.clients} clients at once: {steps['sixteen clients']:.3f} of the throughput of the main server alone "
+        f"(goal: {GOALS['sixteen clients']})"
+    )
+    return conclude({"benchmark": "link", "echo": record, "steps": steps, "goals": GOALS}, given.out)
+
+
+if __name__ == "__main__":
+    main()
