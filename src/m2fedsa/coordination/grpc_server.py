@@ -85,7 +85,7 @@ class CoordinationServer:
                 return self._once(method, call)
             except Exception as error:
                 known = isinstance(error, M2FedSAError)
-                facts = {"call": method, "why": str(error), "kind": type(error).__name__, "peer": context.peer()}
+                facts = {"call": method, "why": str(error) if known else "", "kind": type(error).__name__, "peer": context.peer()}
                 log.log(logging.WARNING if known else logging.ERROR, "refused", extra={"facts": facts}, exc_info=None if known else error)
                 return to_bytes(Refusal.of(error, final=True))
 
