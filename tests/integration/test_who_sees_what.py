@@ -108,7 +108,7 @@ class Watch:
             return under(head, weights, inputs, **more)
 
         def stepping(session, activations):
-            self.note(session._client, "train", activations)
+            self.note(self.now[0], "train", activations)
             return forward(session, activations)
 
         def evaluating(server, client, request):
