@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -103,6 +103,8 @@ class Parties:
         """Let each party keep its part of the checkpoints in a directory of its own."""
         self.coordination.store = Store(checkpoint / "main_server")
         self.shared.checkpoint = checkpoint / "clients"
+
+    attempts: ClassVar[int] = 1
 
     def facts(self) -> Facts:
         """See `parties.Company`."""

@@ -272,6 +272,8 @@ class Federation(Section):
     """How many; 0: the warm start alone."""
     clients_per_round: Annotated[Count | None, Field(examples=[1])] = None
     """Clients sampled for a round; unset: all."""
+    min_clients: Count = 1
+    """A round in which fewer finish does not count: it is repeated where clients are on machines of their own, else the run stops."""
     local_epochs: Count = 1
     """Passes of a client over its samples in a round."""
     local_steps: Annotated[Count | None, Field(examples=[10])] = None
@@ -454,6 +456,8 @@ class Config(Section):
         clients = self.federation.clients_per_round
         if clients is not None and clients > self.data.clients and self.data.manifest is None:
             raise ValueError(f"federation.clients_per_round = {clients}, but data.clients = {self.data.clients}")
+        if self.federation.min_clients > (clients or self.data.clients):
+            raise ValueError(f"federation.min_clients = {self.federation.min_clients}, but only {clients or self.data.clients} take part")
         if self.federation.server_adam is not None and self.federation.server_momentum:
             raise ValueError("federation.server_adam has a momentum of its own: set server_momentum = 0, or leave server_adam out")
         for name, modality in self.modalities.items():

@@ -29,6 +29,10 @@ class Company(Protocol):
     def coordination(self) -> Coordination:
         """The main server."""
 
+    @property
+    def attempts(self) -> int:
+        """How often a round is begun before the run stops for it; 1 where a second one would be the first again."""
+
     def facts(self) -> Facts:
         """Who takes part and holds what: `clients.json`."""
 

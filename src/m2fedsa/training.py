@@ -22,7 +22,7 @@ from m2fedsa.checkpoint import LocalFiles, Manifest
 from m2fedsa.config import Config
 from m2fedsa.costs import Costs, visits_of
 from m2fedsa.data.samples import FederatedData
-from m2fedsa.errors import Interrupted, RunDirectoryError, RunError, StorageError
+from m2fedsa.errors import Interrupted, ProtocolError, RoundLostError, RunDirectoryError, RunError, StorageError
 from m2fedsa.fed_server import Sampler, uniform_sampler
 from m2fedsa.fed_server.server import State, mean_losses
 from m2fedsa.fed_server.warm import warm_start
@@ -36,10 +36,14 @@ from m2fedsa.reporting.progress import Progress
 from m2fedsa.reporting.records import RoundRecord, WarmStartRecord
 from m2fedsa.reporting.run_directory import RunDirectory, read_warm_start
 from m2fedsa.reporting.trackers import Tracker, Tracking
+from m2fedsa.reporting.units import plural
 from m2fedsa.result import Result
 from m2fedsa.state import digest, fingerprints
 from m2fedsa.stopping import best_round, metric_of, out_of_patience
 from m2fedsa.storage import Store
+
+PASSING = ("Away", "Lost", "Silent", "LinkError", "ProtocolError", "RefusedError")
+"""Kinds of failures that are of a broken way rather than of a client's samples: asked again, it may answer."""
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -153,7 +157,12 @@ class Training:
 
     def _warm_start(self) -> None:
         began = time.monotonic()
-        outcome = warm_start(self.parties.fed_server, lambda tasks: self._ask(tasks, "warm start"))
+        before = self.parties.fed_server.state
+        for _ in range(self.parties.attempts):
+            self.parties.fed_server.restore(before)
+            outcome = warm_start(self.parties.fed_server, lambda tasks: self._ask_surely(tasks, "warm start"))
+            if outcome.chosen:
+                break
         self.parties.federation.commit(0, list(self.parties.fed_server.clients))
         if not outcome.chosen:
             raise RunError(_no_warm_start(outcome.failures, self.config.warm_start.min_count))
@@ -212,7 +221,20 @@ class Training:
     # --- a round --------------------------------------------------------------------------------------------------------------------
 
     def next_round(self) -> None:
-        """One round, as in the four steps at the head of this file."""
+        """One round. Where parties are apart, one that was lost is begun again: it leaves no trace, and is the same again."""
+        before = self.parties.fed_server.state
+        for attempt in range(self.parties.attempts):
+            try:
+                self._round()
+                return
+            except (RoundLostError, ProtocolError):
+                if attempt + 1 == self.parties.attempts:
+                    raise
+                self.parties.fed_server.restore(before)
+                self.parties.coordination.abort(before.round + 1)
+
+    def _round(self) -> None:
+        """The four steps at the head of this file. `RoundLostError` if too few clients finish; nothing counts then."""
         began = time.monotonic()
         server, coordination = self.parties.fed_server, self.parties.coordination
         plan, tasks = server.begin_round(self.parties.federation.present(), None if self.best is None else self.best.round)
@@ -220,9 +242,9 @@ class Training:
         answers = self._relay(tasks) if self.config.federation.client_update == "relay" else self._ask(tasks, "training")
         results = [answer for answer in answers if isinstance(answer, TrainResult)]
         failures = [answer for answer in answers if isinstance(answer, Failure)]
-        if not results:
+        if len(results) < self.config.federation.min_clients:
             coordination.abort(plan.number)
-            raise RunError(_nobody(plan, failures))
+            raise RoundLostError(_too_few(plan, len(results), failures, self.config.federation.min_clients))
         averaged = coordination.end(server.accept(plan, results))
         server.end_round(plan, results)
         evaluated = self._evaluate("validation") if self._is_due(plan.number) else None
@@ -238,6 +260,16 @@ class Training:
             answers.append(answer)
             self.progress.client_done(len(answers), len(tasks), what)
         return answers
+
+    def _ask_surely(self, tasks: Sequence[Task], what: str) -> list[Answer | Failure]:
+        """Ask, and ask those once more that a broken way has kept from answering; before that the main server is found again."""
+        answers = self._ask(tasks, what)
+        lost = {answer.client for answer in answers if isinstance(answer, Failure) and answer.kind in PASSING}
+        if not lost or self.parties.attempts == 1:
+            return answers
+        self.parties.coordination.fingerprints()
+        again = self._ask([task for task in tasks if task.client in lost], what)
+        return [*(answer for answer in answers if answer.client not in lost), *again]
 
     def _relay(self, tasks: Sequence[TrainTask]) -> list[Answer | Failure]:
         """One client after the other, each from what those before it made of the clients' tensors: the last one's count."""
@@ -300,10 +332,10 @@ class Training:
             self.directory.append(record)
 
     def _evaluate(self, split: str) -> Evaluated:
-        answers = self._ask(self.parties.fed_server.evaluation(split), f"{split} samples")
+        answers = self._ask_surely(self.parties.fed_server.evaluation(split), f"{split} samples")
         failed = [answer for answer in answers if isinstance(answer, Failure)]
         if failed and len(failed) == len(answers):
-            raise RunError(f"no client could evaluate its {split} samples. The first was {failed[0].client}: {failed[0].message}")
+            raise RoundLostError(f"no client could evaluate its {split} samples. The first was {failed[0].client}: {failed[0].message}")
         return Evaluated.of(self.config.data.task, [answer for answer in answers if isinstance(answer, EvaluateResult)], failed)
 
     # --- what survives --------------------------------------------------------------------------------------------------------------
@@ -385,11 +417,15 @@ def _no_warm_start(failures: Sequence[Failure], least: int) -> str:
     )
 
 
-def _nobody(plan: RoundPlan, failures: Sequence[Failure]) -> str:
+def _too_few(plan: RoundPlan, number: int, failures: Sequence[Failure], least: int) -> str:
     if not failures:
+        if number:
+            return f"round {plan.number}: {plural(number, 'client')} took part, but federation.min_clients = {least}."
         return f"round {plan.number}: no client takes part; in the {plan.phase} phase none has samples to train on."
     first = failures[0]
-    return f"round {plan.number}: all {len(failures)} clients failed. The first was {first.client} ({first.kind}): {first.message}"
+    what = f"{len(failures)} of {number + len(failures)}" if number else f"all {len(failures)}"
+    told = f"round {plan.number}: {what} clients failed. The first was {first.client} ({first.kind}): {first.message}"
+    return f"{told} At least {least} must finish (federation.min_clients)." if number else told
 
 
 class _Silent:

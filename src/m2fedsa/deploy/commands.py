@@ -53,6 +53,43 @@ def local(
     Local(directory, out).through()
 
 
+@deploy.command()
+def check(
+    directory: Directory,
+    network: Annotated[bool, typer.Option("--network/--no-network", help="Also call the servers.")] = True,
+    debug: Debug = False,
+) -> None:
+    """Look at keys, slices, versions, clocks and ways, and say what to mend; DIR may be one party's folder."""
+    from m2fedsa.deploy.check import check as look
+    from m2fedsa.deploy.told import show_findings
+
+    raise typer.Exit(show_findings(look(directory, network)))
+
+
+@deploy.command()
+def revoke(
+    directory: Directory,
+    client: Annotated[str, typer.Argument(metavar="CLIENT", help="Its name.")],
+    debug: Debug = False,
+) -> None:
+    """Let a client in no more, at neither server."""
+    from m2fedsa.deploy.revoke import revoke as put_out
+
+    found = put_out(directory, client)
+    for line in (*found.done, *(f"still to do: {one}" for one in found.open)):
+        print(line)
+    raise typer.Exit(1 if found.open else 0)
+
+
+@deploy.command()
+def explain(directory: Directory, debug: Debug = False) -> None:
+    """Show every kind of message that leaves a site, with an example of its content, its size and its purpose."""
+    from m2fedsa.deploy.explain import explain as examples
+    from m2fedsa.deploy.told import show_examples
+
+    show_examples(examples(directory))
+
+
 def fed_server(program: Program, debug: Debug = False) -> None:
     """The fed server: a Flower SuperLink, and the run on it. Goes on where it stopped."""
     from m2fedsa.deploy.fed_server import FedServerService

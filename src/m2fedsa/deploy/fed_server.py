@@ -4,7 +4,9 @@ import shutil
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from m2fedsa.deploy.drawing import read_json
 from m2fedsa.deploy.journal import Journal
@@ -14,13 +16,14 @@ from m2fedsa.deploy.places import KEYS, LOG, STATE
 from m2fedsa.deploy.processes import QUIET, Child, adopt_orphans, end
 from m2fedsa.deploy.programs import FedServerProgram, read_program
 from m2fedsa.deploy.registry import Registry
-from m2fedsa.errors import Interrupted, RunError
+from m2fedsa.errors import Interrupted, LinkError, M2FedSAError, RunError
 from m2fedsa.federation.superlink import Control
 
-_PATIENCE = 60.0
-"""Seconds that a SuperLink has to answer after its start."""
-_LOOK = 1.0
-"""Seconds between two looks at the run."""
+_PATIENCE = 180.0
+"""Seconds that a SuperLink has to listen after its start, and to answer again when it has not: a busy machine is slow."""
+_LOOK, _ASK = 0.5, 3.0
+"""Seconds between two looks at the outcome, and between two questions to the SuperLink."""
+T = TypeVar("T")
 MOST_STARTS = 20
 """Times that a run is begun again after crashes, before a person has to look."""
 APP = """[build-system]
@@ -68,7 +71,7 @@ class FedServerService:
         self.folder = path.resolve().parent
         self.program = read_program(path, FedServerProgram)
         check_keys(self.folder)
-        self.registry = Registry.read(self.folder)
+        Registry.read(self.folder)
         self.state = self.folder / STATE
         self.journal = Journal(self.state / LOG, "fed-server", self.program.run)
         self.authority = (self.folder / KEYS / CA).read_bytes()
@@ -111,33 +114,48 @@ class FedServerService:
         if control is None:
             return None
         try:
-            control.register({name: one.key for name, one in self.registry.members.items() if not one.revoked})
-            run = control.start(self._app(), {"folder": str(self.folder)})
+            self._patiently(lambda: control.register(Registry.read(self.folder).admitted()))
+            run = self._patiently(lambda: control.start(self._app(), {"folder": str(self.folder)}))
             self.journal.note("submitted", flower_run=str(run))
             return self._watch(control, run)
-        except (RunError, OSError) as error:
-            self.journal.note("lost", level="warning", reason=str(error))
-            return None
-        except Exception as error:
-            # What Flower's client raises has no common root; a SuperLink that left is no reason to leave too.
-            self.journal.note("lost", level="warning", kind=type(error).__name__, reason=str(error))
+        except LinkError as error:
+            self.journal.note("crashed", level="warning", what="superlink", reason=str(error))
             return None
         finally:
             control.close()
             end([self.superlink])
 
     def _watch(self, control: Control, run: int) -> dict[str, str] | None:
+        due = time.monotonic() + _ASK
         while True:
             time.sleep(_LOOK)
             if (self.state / OUTCOME).exists():
                 return dict(read_json(self.state / OUTCOME))
-            if self.superlink.status is not None:
-                self.journal.note("crashed", level="warning", what="superlink", status=self.superlink.status)
-                return None
-            state, words = control.state(run)
+            if time.monotonic() < due:
+                continue
+            due = time.monotonic() + _ASK
+            state, words = self._patiently(lambda: control.state(run))
             if state == "finished" and not (self.state / OUTCOME).exists():
                 self.journal.note("crashed", level="warning", what="run", reason=words)
                 return None
+
+    def _patiently(self, ask: Callable[[], T]) -> T:
+        """Ask the SuperLink until it answers. `LinkError` if it has ended, or has not answered for long."""
+        until = time.monotonic() + _PATIENCE
+        while True:
+            if self.superlink.status is not None:
+                raise LinkError(f"the SuperLink ended with status {self.superlink.status}; {self.superlink.log} says why.")
+            try:
+                return ask()
+            except M2FedSAError:
+                raise
+            except Exception as error:
+                # What Flower's client raises has no common root.
+                if time.monotonic() > until:
+                    raise LinkError(
+                        f"the SuperLink has not answered for {_PATIENCE:.0f} seconds ({type(error).__name__}: {error})."
+                    ) from error
+                time.sleep(_LOOK)
 
     def _answering(self) -> Control | None:
         until = time.monotonic() + _PATIENCE
@@ -145,7 +163,7 @@ class FedServerService:
             if _open(self.program.superlink.port):
                 return Control(self.program.superlink.port, self.authority)
             time.sleep(0.2)
-        self.journal.note("crashed", level="warning", what="superlink", reason=self.superlink.tail())
+        self.journal.note("crashed", level="warning", what="superlink", reason=self.superlink.tail(3))
         time.sleep(1.0)
         return None
 

@@ -45,6 +45,7 @@ class Headquarters:
     fed_server: FedServer
     federation: Federation
     coordination: Coordination
+    attempts: int
 
     def facts(self) -> Facts:
         """See `parties.Company`. Without samples per class, which no client tells."""
@@ -118,12 +119,13 @@ def _conduct(grid: "Grid", folder: Path, program: FedServerProgram, journal: Jou
     directory = RunDirectory.resume(out, config) if begun else RunDirectory.create(config, out)
 
     def gather() -> Headquarters:
-        keys = {public_key_bytes(one.key): name for name, one in registry.members.items() if not one.revoked}
-        federation = FlowerFederation(grid, registry.clients(), keys, program.run, issuer_of(folder, program, registry))
+        keys = {public_key_bytes(key): name for name, key in registry.admitted().items()}
+        issue, least = issuer_of(folder, program, registry), config.federation.min_clients
+        federation = FlowerFederation(grid, registry.clients(), keys, program.run, issue, least, program.wait_for_clients)
         _await(federation, len(keys), program.wait_for_clients, journal)
         fed_server = FedServer(drawing.blueprint, federation.clients())
         coordination = coordination_of(folder, program)
-        return Headquarters(drawing.blueprint, drawing.classes, registry, fed_server, federation, coordination)
+        return Headquarters(drawing.blueprint, drawing.classes, registry, fed_server, federation, coordination, program.attempts)
 
     return conduct(directory, config, gather, Told(journal), resume=begun).digest
 

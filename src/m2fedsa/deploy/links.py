@@ -26,7 +26,7 @@ def coordination_of(folder: Path, program: FedServerProgram) -> "GrpcCoordinatio
     """The fed server's coordination with the main server."""
     from m2fedsa.coordination.grpc_client import GrpcCoordination
 
-    return GrpcCoordination(str(program.coordination), identity_of(folder, FED_SERVER_KEYS), program.run)
+    return GrpcCoordination(str(program.coordination), identity_of(folder, FED_SERVER_KEYS), program.run, patience=program.patience)
 
 
 def issuer_of(folder: Path, program: FedServerProgram, registry: Registry) -> Callable[[str, Purpose, int], str]:

@@ -44,6 +44,10 @@ class FedServerProgram(Section):
     """The run directory, in this folder unless it is an absolute path."""
     wait_for_clients: Seconds = 300.0
     """Seconds to wait before the first round until all registered clients are connected; then it goes on with those that are."""
+    attempts: Annotated[int, Field(ge=1)] = 5
+    """How often a round is begun again when too few clients finish it or the main server was started anew, before the run stops."""
+    patience: Seconds = 600.0
+    """Seconds for which a main server that cannot be reached is tried again."""
     token_hours: Seconds = 24.0
     """Hours for which a token lets a client into its round."""
 

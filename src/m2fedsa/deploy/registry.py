@@ -39,6 +39,10 @@ class Registry:
         """Those that may take part, sorted by name; one that was revoked stays in the records and gets no task."""
         return [self.members[name].info for name in sorted(self.members)]
 
+    def admitted(self) -> dict[str, str]:
+        """name -> public key, of those that were not revoked."""
+        return {name: one.key for name, one in self.members.items() if not one.revoked}
+
     def revoking(self, name: str) -> "Registry":
         """The same, without trust in one client."""
         return replace(self, members={**self.members, name: replace(self.members[name], revoked=True)})

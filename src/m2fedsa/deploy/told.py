@@ -1,15 +1,17 @@
-"""What `m2fedsa deploy init` says: who gets what."""
+"""What the commands of a deployment say."""
 
 from typing import TYPE_CHECKING
 
 from m2fedsa.reporting.units import plural, size
 
 if TYPE_CHECKING:
+    from m2fedsa.deploy.check import Finding
+    from m2fedsa.deploy.explain import Example
     from m2fedsa.deploy.setup import SetUp
 
 
 def told(made: "SetUp") -> list[str]:
-    """The lines, in rich's markup."""
+    """Who gets what, in rich's markup."""
     deployment, sizes = made.deployment, made.sizes
     coordination = deployment.coordination
     clients = [name for name in sizes if name.startswith("clients/")]
@@ -26,9 +28,41 @@ def told(made: "SetUp") -> list[str]:
 
 
 def show(made: "SetUp") -> None:
-    """Print the lines."""
+    """Print what was made."""
+    _print(told(made))
+
+
+def show_findings(findings: "list[Finding]") -> int:
+    """Print what was found, and what to mend; the exit status."""
+    from rich.markup import escape
+
+    wrong = [one for one in findings if one.mend is not None]
+    for one in findings:
+        sign = "[green]ok[/green]  " if one.mend is None else "[red]mend[/red]"
+        _print([f"{sign}  {escape(one.place)}: {escape(one.what)}", *([f"      {escape(one.mend)}"] if one.mend else [])])
+    _print([f"{plural(len(wrong), 'thing')} to mend." if wrong else "All is well."])
+    return 1 if wrong else 0
+
+
+def show_examples(examples: "list[Example]") -> None:
+    """Print every message with what stands in it."""
+    from rich.markup import escape
+
+    for one in examples:
+        _print(["", f"[bold]{one.name}[/bold] to the {one.to}, {size(one.nbytes)} (by {one.client}): {one.purpose}"])
+        width = max(len(place) for place, _ in one.content)
+        _print([f"  {escape(place):<{width}}  {escape(text)}" for place, text in one.content])
+    _print(
+        [
+            "",
+            "Nothing else leaves a site: no input, label or logit of a sample. With each stream goes a token.",
+        ]
+    )
+
+
+def _print(lines: list[str]) -> None:
     from rich.console import Console
 
     console = Console(highlight=False, soft_wrap=True)
-    for line in told(made):
+    for line in lines:
         console.print(line)

@@ -51,8 +51,19 @@ _QUICKEST, _SLOWEST = 0.2, 1.0
 class FlowerFederation:
     """See `federation.port.Federation`."""
 
-    def __init__(self, grid: "Grid", registry: Sequence[ClientInfo], keys: Mapping[bytes, str], run: str, issue: Issue) -> None:
-        """`keys`: a SuperNode's public key -> its client. `issue`: signs tokens."""
+    def __init__(
+        self,
+        grid: "Grid",
+        registry: Sequence[ClientInfo],
+        keys: Mapping[bytes, str],
+        run: str,
+        issue: Issue,
+        least: int = 1,
+        patience: float = 0.0,
+    ) -> None:
+        """`keys`: a SuperNode's public key -> its client. `issue`: signs tokens. `least`: clients that are waited for before a round, for
+        `patience` seconds."""
+        self._least, self._patience = least, patience
         self._grid, self._keys, self._run, self._issue = grid, keys, run, issue
         self._registry = sorted(registry, key=lambda client: client.name)
         self._locals: dict[str, tuple[int, str]] = {}
@@ -63,24 +74,27 @@ class FlowerFederation:
         return self._registry
 
     def present(self) -> Sequence[str]:
-        """See `Federation.present`."""
-        return sorted(self._nodes())
+        """See `Federation.present`. Where there are fewer than it takes for a round, it waits for others."""
+        until = time.monotonic() + self._patience
+        while len(found := sorted(self._nodes())) < self._least and time.monotonic() < until:
+            time.sleep(_SLOWEST)
+        return found
 
     def run(self, tasks: Sequence[Task]) -> Iterator[Result | Failure]:
         """All tasks at once; replies as they come."""
         nodes = self._nodes()
         awaited: dict[str, Task] = {}
-        messages = []
+        away = []
         for task in tasks:
-            if task.client in nodes:
-                messages.append((task, self._message(task, nodes[task.client])))
+            # One by one: a single request with all tasks may be larger than a server takes.
+            name = task.client
+            given = self._grid.push_messages([self._message(task, nodes[name])]) if name in nodes else []
+            number = next(iter(given), None)
+            if number is None:
+                away.append(Failure(name, "Away", f"client {name} is not connected: its SuperNode is not running or cannot reach here."))
             else:
-                yield Failure(
-                    task.client, "Away", f"client {task.client} is not connected: its SuperNode is not running or cannot reach here."
-                )
-        # One by one: a single request with all tasks may be larger than a server takes.
-        for task, message in messages:
-            awaited[next(iter(self._grid.push_messages([message])))] = task
+                awaited[number] = task
+        yield from away
         pause = _QUICKEST
         while awaited:
             arrived = list(self._grid.pull_messages(list(awaited)))

@@ -6,6 +6,7 @@ one that starts runs at the same port, and whoever can start a run can run code 
 """
 
 import ipaddress
+import logging
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
@@ -128,6 +129,8 @@ def main(arguments: Iterable[str]) -> None:
         return app
 
     service.create_app = create_app
+    # A line for each of the many times that a SuperNode asks whether there is anything to do would fill the disk.
+    logging.getLogger("uvicorn.access").addFilter(lambda _: False)
     sys.argv = ["flower-superlink", *arguments]
     flower_superlink()
 

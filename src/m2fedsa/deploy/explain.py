@@ -1,0 +1,174 @@
+"""`m2fedsa deploy explain`: every kind of message that leaves a client's site, made from its own folder, with its content and size.
+
+A client, the main server and the fed server's tasks are put together in this process from their folders, and every message is encoded as
+it would travel. Nothing is sent, and nothing in the folders changes.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from m2fedsa.assembly import cpu_threads
+from m2fedsa.client import Client
+from m2fedsa.deploy.drawing import Drawing
+from m2fedsa.deploy.places import CLIENT_TOML, FED_SERVER, MAIN_SERVER, client_folders
+from m2fedsa.deploy.programs import ClientProgram, read_program
+from m2fedsa.deploy.registry import Registry
+from m2fedsa.deploy.site import client_of
+from m2fedsa.deploy.trunk import main_server_of
+from m2fedsa.errors import ConfigError
+from m2fedsa.fed_server import FedServer
+from m2fedsa.fed_server.warm import warm_start
+from m2fedsa.links import wire
+from m2fedsa.links.port import Link, Session
+from m2fedsa.main_server import MainServer
+from m2fedsa.messages import ActivationGradients, Activations, EvaluationReply, EvaluationRequest, Features, Gradients, Result, Task
+
+_SHOWN = 3
+"""Values of a tensor that are told."""
+PURPOSES: Mapping[str, tuple[str, str]] = {
+    "EvaluationRequest": ("main server", "features without training: warm start, validation, test"),
+    "Activations": ("main server", "first message of a step: what the tails go on from"),
+    "Gradients": ("main server", "third message of a step: how the loss depends on the features"),
+    "SumsResult": ("fed server", "warm start: sums from which classifiers come in closed form"),
+    "JudgeResult": ("fed server", "warm start: losses of candidate classifiers"),
+    "TrainResult": ("fed server", "result of a round: trained tensors, losses, numbers of samples"),
+    "EvaluateResult": ("fed server", "confusion matrices and counted scores"),
+}
+"""message -> to whom, and what for"""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A message that was made here."""
+
+    name: str
+    to: str
+    purpose: str
+    client: str
+    nbytes: int
+    content: tuple[tuple[str, str], ...]
+    """field -> what stands in it"""
+
+
+@dataclass
+class Recording:
+    """The first message of each kind."""
+
+    found: dict[str, Example] = field(default_factory=dict)
+
+    def add(self, client: str, message: object) -> None:
+        """Keep it, if it is the first of its kind."""
+        name = type(message).__name__
+        if name not in self.found:
+            to, purpose = PURPOSES[name]
+            self.found[name] = Example(name, to, purpose, client, wire.encode(message).nbytes, tuple(content_of(message)))
+
+
+@dataclass(frozen=True)
+class _Session:
+    inner: Session
+    client: str
+    recording: Recording
+
+    def forward(self, activations: Activations) -> Features:
+        self.recording.add(self.client, activations)
+        return self.inner.forward(activations)
+
+    def backward(self, gradients: Gradients) -> ActivationGradients:
+        self.recording.add(self.client, gradients)
+        return self.inner.backward(gradients)
+
+    def __enter__(self) -> Self:
+        self.inner.__enter__()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self.inner.__exit__(kind, error, traceback)
+
+
+@dataclass(frozen=True)
+class _Link:
+    inner: Link
+    recording: Recording
+
+    def session(self, client: str, round_number: int) -> Session:
+        return _Session(self.inner.session(client, round_number), client, self.recording)
+
+    def evaluate(self, client: str, request: EvaluationRequest) -> EvaluationReply:
+        self.recording.add(client, request)
+        return self.inner.evaluate(client, request)
+
+
+def explain(directory: Path) -> list[Example]:
+    """An example of each message that leaves a site. `ConfigError` if the directory lacks a party's folder."""
+    folders = client_folders(directory)
+    if not folders or not (directory / MAIN_SERVER).is_dir() or not (directory / FED_SERVER).is_dir():
+        raise ConfigError(f"{directory}: all parties' folders are needed to make messages. Name what `m2fedsa deploy init` wrote.")
+    drawing = Drawing.read(directory / FED_SERVER)
+    with cpu_threads(drawing.blueprint.config.compute.threads):
+        return _examples(directory, drawing, folders)
+
+
+def _examples(directory: Path, drawing: Drawing, folders: Mapping[str, Path]) -> list[Example]:
+    recording = Recording()
+    main_server = main_server_of(directory / MAIN_SERVER, drawing)
+    main_server.store = None
+    fed_server = FedServer(drawing.blueprint, Registry.read(directory / FED_SERVER).clients())
+    clients: dict[str, Client] = {}
+
+    def ask(tasks: Sequence[Task]) -> list[Any]:
+        answers: list[Result] = []
+        for task in tasks:
+            if task.client not in folders:
+                continue
+            if task.client not in clients:
+                program = read_program(folders[task.client] / CLIENT_TOML, ClientProgram)
+                link = _Link(main_server, recording)
+                clients[task.client] = client_of(folders[task.client], program.name, tuple(program.modalities), link)
+                clients[task.client].shared.checkpoint = None
+            answers.append(clients[task.client].perform(task))
+            recording.add(task.client, answers[-1])
+        return answers
+
+    if drawing.blueprint.config.federation.warm_start:
+        warm_start(fed_server, ask)
+    _train(fed_server, main_server, ask)
+    ask([*fed_server.evaluation("validation"), *fed_server.evaluation("test")][:1])
+    return [recording.found[name] for name in PURPOSES if name in recording.found]
+
+
+def _train(fed_server: FedServer, main_server: MainServer, ask: Any) -> None:
+    plan, tasks = fed_server.begin_round()
+    main_server.begin(plan)
+    widest = max(tasks, key=lambda task: len(plan.roster[task.client]))
+    ask([widest])
+    main_server.abort(plan.number)
+
+
+def content_of(message: object, place: str = "") -> Iterator[tuple[str, str]]:
+    """Each field of a message and what stands in it: of tensors type, shape and first values."""
+    if isinstance(message, Tensor):
+        yield place, _tensor(message)
+    elif isinstance(message, Mapping):
+        for key, value in message.items():
+            yield from content_of(value, f"{place}[{'+'.join(key) or 'all' if isinstance(key, tuple) else key}]")
+    elif dataclasses.is_dataclass(message) and not isinstance(message, type):
+        for one in dataclasses.fields(message):
+            yield from content_of(getattr(message, one.name), f"{place}.{one.name}" if place else one.name)
+    else:
+        text = str(message)
+        yield place, text if len(text) < 80 else f"{text[:77]}..."
+
+
+def _tensor(tensor: Tensor) -> str:
+    kind = str(tensor.dtype).removeprefix("torch.")
+    values = tensor.detach().flatten()[:_SHOWN]
+    told = ", ".join(f"{value:.4g}" if torch.is_floating_point(tensor) else str(value) for value in values.tolist())
+    return f"{kind} {tuple(tensor.shape)}: {told}{', …' if tensor.numel() > _SHOWN else ''}"
