@@ -74,7 +74,8 @@ class Answer:
 def send(connection: socket.socket, kind: bytes, content: bytes) -> None:
     """Write a frame."""
     connection.sendall(_HEADER.pack(kind, len(content)))
-    connection.sendall(content)
+    if content:
+        connection.sendall(content)
 
 
 def receive(connection: socket.socket) -> tuple[bytes, bytes]:

@@ -19,39 +19,38 @@ ENVELOPE_OF_ANN = Envelope("run", "ann", "TrainTask", 3, "token", (2, "ab" * 32)
 
 @contextmanager
 def door(behind):
-    """A socket with a function behind it; its path."""
+    """A socket with a function behind it, called once a task is handed in; its path, and what was handed in."""
     with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as listening:
-        place = Path(folder) / "s"
+        place, heard = Path(folder) / "s", []
         listening.bind(os.fspath(place))
         listening.listen()
 
         def serve():
             connection, _ = listening.accept()
             with connection:
+                # As a resident client does: whoever leaves before the task is handed in has left.
+                heard.extend([receive(connection), receive(connection)])
                 behind(connection)
 
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
-        yield place
+        yield place, heard
         thread.join(5)
 
 
 def test_an_answer_comes_back_as_it_was_given():
-    heard = []
-
     def behind(connection):
-        heard.extend([receive(connection), receive(connection)])
         send(connection, ALIVE, b"")
         answer(connection, Answer("TrainResult", bytes(range(256)) * 300))
 
-    with door(behind) as place:
+    with door(behind) as (place, heard):
         found = ask(place, ENVELOPE_OF_ANN.to_json(), b"\x00\n\xff", 5.0)
     assert found == Answer("TrainResult", bytes(range(256)) * 300)
     assert heard == [(ENVELOPE, ENVELOPE_OF_ANN.to_json().encode()), (TASK, b"\x00\n\xff")]
 
 
 def test_a_failure_keeps_its_kind_and_words():
-    with door(lambda connection: answer(connection, Answer("DataError", message="café is broken"))) as place:
+    with door(lambda connection: answer(connection, Answer("DataError", message="café is broken"))) as (place, _):
         assert ask(place, "{}", b"", 5.0) == Answer("DataError", None, "café is broken")
 
 
@@ -62,26 +61,22 @@ def test_signs_of_life_are_waited_for_and_silence_is_not():
             time.sleep(0.1)
         answer(connection, Answer("R", b"late"))
 
-    with door(slow) as place:
+    with door(slow) as (place, _):
         assert ask(place, "{}", b"", 0.4).result == b"late", "six tenths of a second, but never four in silence"
-    with door(lambda connection: time.sleep(0.6)) as place:
+    with door(lambda connection: time.sleep(0.6)) as (place, _):
         found = ask(place, "{}", b"", 0.2)
     assert (found.kind, found.result) == ("Silent", None)
 
 
 def test_nobody_behind_the_door(tmp_path):
     assert ask(tmp_path / "nothing", "{}", b"", 1.0).kind == "Away"
-    with door(lambda connection: None) as place:
+    with door(lambda connection: None) as (place, _):
         assert ask(place, "{}", b"", 1.0).kind == "Away", "it left without an answer"
 
 
 @pytest.mark.parametrize("sent", [b"X" + bytes(8), b"R" + b"\xff" * 8, b"GET / HTTP/1.1\r\n"])
 def test_garbage_instead_of_an_answer(sent):
-    def behind(connection):
-        receive(connection), receive(connection)
-        connection.sendall(sent)
-
-    with door(behind) as place:
+    with door(lambda connection: connection.sendall(sent)) as (place, _):
         assert ask(place, "{}", b"", 1.0).kind == "ProtocolError"
 
 
