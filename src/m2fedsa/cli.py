@@ -141,6 +141,36 @@ app.command()(encoder)
 
 
 @app.command()
+def predict(
+    directory: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run directory.")],
+    manifest: Annotated[
+        str | None, typer.Argument(metavar="[MANIFEST]", help="New samples; any of the modalities. Without: the run's own test samples.")
+    ] = None,
+    out: Annotated[Path, typer.Option(metavar="FILE.csv", help="Where to write what is predicted.")] = Path("predictions.csv"),
+    folder: Annotated[str | None, typer.Option(metavar="DIR", help="Where paths begin, if not beside the manifest.")] = None,
+    on_error: Annotated[str, typer.Option(click_type=click.Choice(["stop", "skip"]), help="Rows that cannot be used.")] = "stop",
+    client: Annotated[str | None, typer.Option(metavar="NAME", help="Whose own tensors, where averaging rules keep some local.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Predict with a trained run: labels and probabilities, by all modalities of a sample together and by each alone."""
+    from m2fedsa.prediction import predict as of_manifest
+    from m2fedsa.prediction import predict_own
+    from m2fedsa.reporting.files import read_config
+    from m2fedsa.restoring import from_run
+
+    settings = read_config(directory)
+    model = from_run(directory, client)
+    if manifest is None:
+        answers = predict_own(model, settings, "test")
+    else:
+        answers = of_manifest(model, settings, manifest, folder=folder, skip=on_error == "skip")
+    answers.write(out)
+    for note in answers.notes:
+        print(f"note: {note}")
+    print(f"{out}: {len(answers.samples):,} samples, predicted by {', '.join(model.modalities)} together (fused) and by each alone")
+
+
+@app.command()
 def cut(
     encoder: Annotated[str, typer.Argument(metavar="ENCODER", help="A folder, a name on the hub, or embedded:NAME.")],
     block: Annotated[int, typer.Option(metavar="K", help="The head keeps the embeddings and this many blocks.")],
