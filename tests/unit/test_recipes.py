@@ -28,7 +28,7 @@ def test_a_recipe(name):
 @pytest.mark.parametrize("name", recipes.RECIPES)
 def test_its_arguments_change_what_they_say(name):
     recipe = getattr(recipes, name)
-    changed = recipe(rounds=3, seed=5, clients=7)
+    changed = recipe(rounds=11, seed=5, clients=17)
     assert {line.partition(":")[0] for line in recipe().differences(changed)} == {"federation.rounds", "seed", "data.clients"}
 
 
