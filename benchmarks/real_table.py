@@ -45,7 +45,8 @@ How to read the tables:
   have written out their options (d14e267): the command above runs everything anew, and figures may differ.
   Those of `meld_text` were measured on commit 23164fc with the recipe and the benchmark as they are now.
 - **`meld_text` was not tuned.** Its sizes were set so that a run takes minutes; rate, width and rounds are as they came, tried once with
-  seed 0 and without `loss.balance` (six rounds: accuracy .600 and UAR .314 on test, closed form .596 and .294). Head outputs of the first seed were found again by the later ones, and two seeds ran at a time for a while.
+  seed 0 and without `loss.balance` (six rounds: accuracy .600 and UAR .314 on test, closed form .596 and .294). Head outputs of the first
+  seed were found again by the later ones, and two seeds ran at a time for a while.
 - **Seconds** are of a core that other programs used too; they say little about speed.
 """
 ARMS = (
