@@ -32,7 +32,7 @@ def pool(encoder: nn.Module, output: Any, pooling: Pooling, mask: Tensor | None)
         return _last(_tokens(hidden, pooling), _token_mask(encoder, mask, hidden.shape[1]))
     if pooling != "mean":
         raise CutError(f"pooling = {pooling!r}, but it is one of 'pooler', 'mean', 'cls', 'last'")
-    if hidden.dim() == 4 and architecture(str(getattr(encoder.config, "model_type", ""))).channels:
+    if hidden.dim() == 4 and architecture(str(getattr(getattr(encoder, "config", None), "model_type", ""))).channels:
         return hidden.mean(2).flatten(1)
     if hidden.dim() == 4:
         return hidden.mean((2, 3))

@@ -215,7 +215,7 @@ class Sick:
     def inputs(self, rows):
         return {"x": rows * 10}
 
-    def look(self):
+    def look(self, deep=True):
         return Look(self.faults, self.notes)
 
 
