@@ -203,7 +203,7 @@ def local_round(who: Parties, samples: InMemorySamples, seed: int, steps: int) -
     who.coordination.begin(plan)
     with who.coordination.session("ann", 1) as session:
         finished(LocalRound(blueprint, "ann", branches, plan, who.fed_server.view("ann"), None, step_loss).steps(session))
-    return ({name: p.detach() for name, p in one.items()} for one in (parts.tensors, session._copies.parts.tensors))
+    return ({name: p.detach() for name, p in one.items()} for one in (parts.tensors, session.copies.parts.tensors))
 
 
 def test_a_step_without_a_modality_leaves_its_tensors_where_they_are(judges: Parties) -> None:

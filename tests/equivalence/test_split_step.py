@@ -76,7 +76,7 @@ def split(at: Stage, samples: InMemorySamples, phase: Phase, teachers: Mapping[s
     server.begin(plan)
     with server.session(CLIENT, 1) as session:
         finished(LocalRound(blueprint, CLIENT, branches, plan, at.who.fed_server.view(CLIENT), teacher, step_loss).steps(session))
-        theirs = session._copies.parts.tensors
+        theirs = session.copies.parts.tensors
         gradients = {name: p.grad for name, p in theirs.items()}  # forgotten when the session closes
     server.abort(1)
     own = ("fusion", "fused", *samples.modalities)
