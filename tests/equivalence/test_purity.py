@@ -248,7 +248,7 @@ def everything(who: Parties, split: str = "validation") -> tuple[Branches, Tenso
 @pytest.mark.parametrize("pooling", ["default", "mean"])
 def test_before_training_the_adapted_encoder_is_the_pretrained_one(pooling: str) -> None:
     """To the bit, in evaluation and in training with dropout."""
-    settings = worlds.config(**{f"modalities__{name}__pooling": pooling for name in worlds.MODALITIES})
+    settings = worlds.config(federation__batch_size=8, **{f"modalities__{name}__pooling": pooling for name in worlds.MODALITIES})
     who = worlds.parties(settings, worlds.federated())
     branches, rows = everything(who)
     with torch.no_grad():

@@ -19,7 +19,10 @@ WRONG = {
         {"averaging.rules": [{"patern": "*", "over": "clients"}]},
         "mine.toml: unknown key averaging.rules[0].patern. Did you mean averaging.rules[0].pattern?",
     ),
-    "a key like no other": ({"evaluation.zzz": 1}, "mine.toml: unknown key evaluation.zzz. Known here: every, batch_size, metric, patience, keep_best."),
+    "a key like no other": (
+        {"evaluation.zzz": 1},
+        "mine.toml: unknown key evaluation.zzz. Known here: every, batch_size, metric, patience, keep_best.",
+    ),
     "a text for a number": ({"federation.rounds": "ten"}, "mine.toml: federation.rounds = 'ten', but it should be a whole number."),
     "a fraction for a count": ({"federation.rounds": 1.5}, "mine.toml: federation.rounds = 1.5, but it should be a whole number."),
     "a text for a truth": ({"fusion.late": "no"}, "mine.toml: fusion.late = 'no', but it should be true or false."),
