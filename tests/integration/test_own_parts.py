@@ -24,6 +24,7 @@ from m2fedsa.errors import ConfigError, Interrupted, RunDirectoryError
 from m2fedsa.losses import Losses, Predictions, step_loss
 from m2fedsa.messages import ClientInfo
 from m2fedsa.storage import Store
+from m2fedsa.tasks import SingleLabel
 
 # --- the page of examples -------------------------------------------------------------------------------------------------------------
 
@@ -89,7 +90,7 @@ def test_what_own_loss_reports(monkeypatch, phase):
         fused = torch.randn(4, 3, generator=draw, requires_grad=True)
         rows = {"image": torch.tensor([0, 1, 2]), "text": torch.tensor([0, 2, 3])}
         counts, shift = torch.tensor([2.0, 1.0, 2.0, 1.0]), torch.tensor([0.1, -0.3, 0.2])
-        predictions = Predictions(logits, rows, fused, counts, torch.tensor(labels), shift, {}, {})
+        predictions = Predictions(logits, rows, fused, counts, torch.tensor(labels), shift, {}, {}, SingleLabel(3), torch.ones(3), {})
         ours, theirs = names["focal_loss"](predictions, phase, (0.6, 0.2, 0.2)), step_loss(predictions, phase, (0.6, 0.2, 0.2))
         ours.total.backward()
         assert {name: number for name, (_, number) in ours.reported.items()} == reported
