@@ -130,7 +130,7 @@ def export(
     """Write a trained run as ordinary whole encoders, adapters and classifiers, with a model card."""
     from m2fedsa.exported import export as write
 
-    print(f"{write(directory, out, client)}: a model for m2fedsa.load and m2fedsa predict; its README.md tells how")
+    print(f"{write(directory, out, client)}: a model for m2fedsa.load; its README.md tells how")
 
 
 data = typer.Typer(name="data", help="Samples of one's own: a manifest and its files.", no_args_is_help=True, rich_markup_mode=None)

@@ -90,9 +90,9 @@ def _use(model: "TrainedModel", encoders: Path) -> str:
         'print(model.classes[int(logits["fused"].argmax())])',
     ]
     told = [
-        "`logits` has one entry per modality beside `fused`: what that modality says alone. `m2fedsa predict` does all this for a table",
-        "of files. Each folder in `encoders/` is an ordinary encoder, which `transformers.AutoModel.from_pretrained` reads without this",
-        "library; what was trained lies in `adapters.safetensors`, and `model.json` says where in the encoders it belongs.",
+        "`logits` has one entry per modality beside `fused`: what that modality says alone. Each folder in `encoders/` is an ordinary",
+        "encoder, which `transformers.AutoModel.from_pretrained` reads without this library; what was trained lies in",
+        "`adapters.safetensors`, and `model.json` says where in the encoders it belongs.",
     ]
     return "\n".join(["## Use", "", "```python", *code, "```", "", *told, ""])
 
