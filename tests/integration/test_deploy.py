@@ -12,7 +12,10 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
+from pathlib import Path
 
+import psutil
 import pytest
 from tests.integration import small
 
@@ -107,17 +110,23 @@ def test_digits_end_with_the_digest_of_the_run(tmp_path, clients):
 # --- kills --------------------------------------------------------------------------------------------------------------------------
 
 
-def processes(directory, party):
-    """The processes of one party: its program, or what stands for it."""
-    listed = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True).stdout.splitlines()
-    marks = {
-        "main-server": f"m2fedsa main-server {directory}",
-        "client": f"m2fedsa client {directory}",
-        "fed-server": f"m2fedsa fed-server {directory}",
-        "superlink": "m2fedsa.federation.superlink",
-        "serverapp": "flwr-serverapp",
-    }
-    return [int(line.split()[0]) for line in listed if marks[party] in line]
+MARKS = {
+    "main-server": "main-server",
+    "client": "client",
+    "fed-server": "fed-server",
+    "superlink": "m2fedsa.federation.superlink",
+    "serverapp": "flwr-serverapp",
+}
+
+
+def processes(running, party):
+    """The processes of one party, among those that this deployment has started and no others."""
+    found = []
+    for one in psutil.Process(running).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if any(Path(word).name == MARKS[party] or word == MARKS[party] for word in one.cmdline()[:5]):
+                found.append(one.pid)
+    return found
 
 
 def journal(directory):
@@ -133,7 +142,7 @@ def killed(directory, out, party, after):
         while not any(entry["event"] == "started" for entry in journal(directory)) and time.monotonic() < until:
             time.sleep(0.2)
         time.sleep(after)
-        victims = processes(directory, party)
+        victims = processes(running.pid, party)
         for victim in victims[:1]:
             os.kill(victim, signal.SIGKILL)
         said, complaint = running.communicate(timeout=LONGEST)

@@ -1,5 +1,6 @@
 """`m2fedsa fed-server`: a SuperLink that lets in the registry's keys, and the run as a ServerApp on it, begun again until it is done."""
 
+import os
 import shutil
 import signal
 import sys
@@ -46,6 +47,7 @@ clientapp = "app:client"
 
 [tool.flwr.app.config]
 folder = ""
+supervisor = ""
 """
 APP_CODE = '''"""What Flower starts: on the fed server the server alone, on a client's machine the client alone."""
 
@@ -115,7 +117,7 @@ class FedServerService:
             return None
         try:
             self._patiently(lambda: control.register(Registry.read(self.folder).admitted()))
-            run = self._patiently(lambda: control.start(self._app(), {"folder": str(self.folder)}))
+            run = self._patiently(lambda: control.start(self._app(), {"folder": str(self.folder), "supervisor": str(os.getpid())}))
             self.journal.note("submitted", flower_run=str(run))
             return self._watch(control, run)
         except LinkError as error:
@@ -197,6 +199,4 @@ def _open(port: int) -> bool:
 
 
 def _path() -> str:
-    import os
-
     return os.environ.get("PATH", os.defpath)

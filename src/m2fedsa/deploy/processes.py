@@ -15,6 +15,8 @@ _PARENT_DEATH, _SUBREAPER = 1, 36
 """prctl's PR_SET_PDEATHSIG and PR_SET_CHILD_SUBREAPER, of Linux."""
 _GRACE = 8.0
 """Seconds that a process has to end by itself."""
+_TRIES = 30
+"""Looks for processes that are left, a tenth of a second apart."""
 QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1"}
 """Flower without calls to its makers and without installing anything."""
 
@@ -74,7 +76,11 @@ class Child:
 
 
 def end(children: Sequence[Child], grace: float = _GRACE) -> None:
-    """End them and all that they started: asked first, then made to. Waits until the last is gone."""
+    """End them and everything that this process has started through them: asked first, then made to. Waits until the last is gone.
+
+    Flower starts its own helpers in sessions of their own, and they outlive it when it is killed; as orphans they come to this process
+    (`adopt_orphans`), so nothing is overlooked.
+    """
     running = [child.process for child in children if child.process is not None]
     for process in running:
         _signal(process.pid, signal.SIGTERM)
@@ -82,10 +88,36 @@ def end(children: Sequence[Child], grace: float = _GRACE) -> None:
     for process in running:
         with suppress(subprocess.TimeoutExpired):
             process.wait(max(0.05, until - time.monotonic()))
+    _end_descendants()
     for process in running:
-        _signal(process.pid, signal.SIGKILL)
         process.wait()
     _reap()
+
+
+def end_with(supervisor: int) -> None:
+    """End this process as soon as the one that looks after it is gone: its next start begins where this one's last round ended, and two
+    would write the same run."""
+    while True:
+        try:
+            os.kill(supervisor, 0)
+        except ProcessLookupError:
+            os._exit(1)
+        except PermissionError:
+            pass
+        time.sleep(0.5)
+
+
+def _end_descendants() -> None:
+    import psutil
+
+    for _ in range(_TRIES):
+        left = [one for one in psutil.Process().children(recursive=True) if one.status() != psutil.STATUS_ZOMBIE]
+        if not left:
+            return
+        for one in left:
+            with suppress(psutil.NoSuchProcess):
+                one.kill()
+        time.sleep(0.1)
 
 
 def _signal(leader: int, number: int) -> None:
