@@ -142,3 +142,18 @@ def test_clients_are_served_in_turn() -> None:
         one.result(20)
     assert order == ["greedy", "modest", "greedy", "modest", "greedy", "greedy", "greedy"]
     worker.close()
+
+
+def test_what_ends_a_step_goes_before_what_begins_one() -> None:
+    import threading
+
+    order: list[str] = []
+    worker, gate = Worker(), threading.Event()
+    worker.submit("first", gate.wait)
+    futures = [worker.submit(name, lambda name=name: order.append(name)) for name in ("ann", "bob")]
+    futures += [worker.submit("cyd", lambda: order.append("cyd ends"), urgent=True)]
+    gate.set()
+    for one in futures:
+        one.result(20)
+    assert order == ["cyd ends", "ann", "bob"]
+    worker.close()

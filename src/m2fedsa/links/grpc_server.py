@@ -10,7 +10,7 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotYet
 from dataclasses import dataclass, field
 from threading import Lock
@@ -306,7 +306,8 @@ class Stream:
     def _computed(self, job: Callable[[], object] | Step, what: str = "", samples: int = 0) -> Generator[bytes, None, Any]:
         """Let the worker do it; as long as it takes, the client hears that it is waited for. The outcome."""
         worker, asked = self._server.worker, time.monotonic()
-        future = worker.step(self._client, job) if isinstance(job, Step) else worker.submit(self._client, job)
+        put: Callable[..., Future[Any]] = worker.step if isinstance(job, Step) else worker.submit
+        future = put(self._client, job, urgent=what == "backward")
         while True:
             try:
                 outcome = future.result(self._server.limits.heartbeat)

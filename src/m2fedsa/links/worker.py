@@ -1,7 +1,8 @@
 """One thread that computes for everyone: jobs wait in a queue per client, and clients are served in turn.
 
-So however much a client sends, the others wait for at most one of its jobs; and nothing on the main server needs a lock. Steps can wait a
-moment for those of other clients, to be computed together with them.
+So however much a client sends, the others wait for at most one of its jobs; and nothing on the main server needs a lock. What ends a step
+goes before what begins one: a step that is under way holds the graph of all its tails. Steps can wait a moment for those of other clients,
+to be computed together with them.
 """
 
 import threading
@@ -42,6 +43,7 @@ class Window:
 @dataclass
 class _Job:
     work: Callable[[], Any] | Step
+    urgent: bool = False
     future: Future[Any] = field(default_factory=Future)
 
 
@@ -61,13 +63,16 @@ class Worker:
         self._thread = threading.Thread(target=self._run, name="compute", daemon=True)
         self._thread.start()
 
-    def submit(self, client: str, job: Callable[[], T]) -> "Future[T]":
-        """Let a job be computed when the client's turn has come; jobs of one client keep their order. `RunError` once it is closed."""
-        return self._put(client, _Job(job))
+    def submit(self, client: str, job: Callable[[], T], *, urgent: bool = False) -> "Future[T]":
+        """Let a job be computed when the client's turn has come; jobs of one client keep their order. `RunError` once it is closed.
 
-    def step(self, client: str, step: Step) -> "Future[Any]":
+        `urgent`: it goes before those of others that are not.
+        """
+        return self._put(client, _Job(job, urgent))
+
+    def step(self, client: str, step: Step, *, urgent: bool = False) -> "Future[Any]":
         """Let a step be computed, with those of others where there is a window."""
-        return self._put(client, _Job(step))
+        return self._put(client, _Job(step, urgent))
 
     def _put(self, client: str, job: _Job) -> "Future[Any]":
         with self._ready:
@@ -110,7 +115,8 @@ class Worker:
                 if self._closed:
                     return []
                 self._ready.wait()
-            jobs = [self._take(next(iter(self._queues)))]
+            urgent = next((client for client, queue in self._queues.items() if queue[0].urgent), None)
+            jobs = [self._take(urgent or next(iter(self._queues)))]
             first = jobs[0].work
             if self.window is not None and isinstance(first, Step):
                 self._gather(jobs, first.kind, self.window.seconds)
