@@ -217,7 +217,7 @@ class Stream:
                 while self._how is None:
                     yield from self._answered(self._hear(*expected))
             except _Gone:
-                self._how = "silent" if self._guard.expired else "lost"
+                pass  # the end of the call says what there is to say
             except Exception as error:
                 self._how = type(error).__name__
                 self._refused(error, final=True)
@@ -342,8 +342,9 @@ class Stream:
         if self._counted:
             self._server.discount(self._client)
         if self._out.session:
-            self._server.meter.ended(self._kind, self._how or "lost")
-            self._note("ended", how=self._how or "lost")
+            how = self._how or ("silent" if self._guard is not None and self._guard.expired else "lost")
+            self._server.meter.ended(self._kind, how)
+            self._note("ended", how=how)
 
     def _refused(self, error: BaseException, *, final: bool) -> None:
         self._server.meter.refused(type(error).__name__)
