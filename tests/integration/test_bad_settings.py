@@ -39,7 +39,7 @@ WRONG = {
     ),
     "of no type that it may have": (
         {"transfer.start": "soon"},
-        "mine.toml: transfer.start = 'soon', but it should be a whole number or 'never' or 'plateau'.",
+        "mine.toml: transfer.start = 'soon', but it should be a whole number or 'never', 'plateau' or 'authors'.",
     ),
     "within a list": ({"transfer.weights": [0.6, -0.2, 0.2]}, "mine.toml: transfer.weights[1] = -0.2, but it should be at least 0."),
     "a list that is too short": (

@@ -62,6 +62,8 @@ def test_rounds(uninterrupted):
     for record in records:
         losses = {"image": SCORE, "text": SCORE, "fused": SCORE}
         form = {"round": int, "phase": str, "clients": [str], "loss": losses, "bytes": BYTES, "seconds": NUMBER, "metrics": METRICS}
+        form |= {"tensors": BYTES, "visits": dict.fromkeys(record["visits"], int)}
+        assert set(record["visits"]) <= {"image", "text"}
         taught = {"teaching": BYTES} if "teaching" in record else {}
         assert_form(record, {**form, **taught})
         assert record["phase"] in ("fusion", "transfer")
@@ -122,9 +124,17 @@ def test_accounts_of_clients_add_up_to_those_of_rounds(uninterrupted):
 def test_clients_and_warm_start(uninterrupted):
     facts = json.loads((uninterrupted / "clients.json").read_text())
     client = {"modalities": [str], "train": int, "labelled": int, "validation": int, "test": int, "classes": [int]}
-    assert_form(facts, {"modalities": [str], "classes": [str], "clients": dict.fromkeys(facts["clients"], client)})
     data = synthetic_of(Config.from_file(uninterrupted / "config.toml"))
     assert set(facts["clients"]) == set(data.clients)
+    clients = {
+        name: {**client, **({"having": dict.fromkeys(data.clients[name].modalities, int)} if data.clients[name].train else {})}
+        for name in facts["clients"]
+    }
+    assert_form(facts, {"modalities": [str], "classes": [str], "clients": clients})
+    for name, one in data.clients.items():
+        if one.train is not None:
+            had = dict(zip(one.train.modalities, one.train.presence.sum(0).tolist(), strict=True))
+            assert facts["clients"][name]["having"] == had
     for name, one in data.clients.items():
         labels = [] if one.train is None else one.train.labels.tolist()
         told = facts["clients"][name]
@@ -166,7 +176,7 @@ def test_the_digest_is_that_of_the_tensors(uninterrupted):
         (length,) = struct.unpack("<Q", content[:8])
         header = json.loads(content[8 : 8 + length])
         for name, one in header.items():
-            if name == "log_prior" or name.startswith(("__metadata__", "velocity/", "local/", "accounts/", "locals/")):
+            if name in ("log_prior", "class_weights") or name.startswith(("__metadata__", "velocity/", "local/", "accounts/", "locals/")):
                 continue
             begin, end = (8 + length + offset for offset in one["data_offsets"])
             listing.append([name, words[one["dtype"]], one["shape"], hashlib.sha256(content[begin:end]).hexdigest()])
@@ -186,7 +196,7 @@ def test_each_party_keeps_what_it_holds(uninterrupted):
                 held[party] |= {name.removeprefix("velocity/") for name in opened.keys()}  # noqa: SIM118  (no mapping)
     accounts = {"accounts/rounds", "accounts/up", "accounts/down", "accounts/loss", "locals/round", "locals/sha256"}
     assert accounts < held["fed_server"]
-    client_side = held["fed_server"] - {"log_prior"} - accounts
+    client_side = held["fed_server"] - {"log_prior", "class_weights"} - accounts
     assert all(".ma." in name or ".classifier." in name for name in client_side)
     assert all(".ta." in name or ".token." in name or ".bilinear." in name or name.startswith("fusion.") for name in held["main_server"])
     assert all(".classifier." in name or name in ("teacher/fused", "teacher window") for name in held["clients"])
@@ -272,10 +282,10 @@ class Counting:
         self.rows, self.open = 0, False
         forward = Head.forward
 
-        def counted(head, inputs):
+        def counted(head, inputs, graph=False):
             if self.open:
                 self.rows += len(next(iter(inputs.values())))
-            return forward(head, inputs)
+            return forward(head, inputs, graph)
 
         monkeypatch.setattr(Head, "forward", counted)
 

@@ -31,6 +31,7 @@ def reconfigure(folder: Path, **changed: object) -> None:
 
 
 def test_a_folder_gives_the_saved_encoder_frozen(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    transformers.utils.logging.enable_progress_bar()
     model = load(str(folder))
     assert not model.training
     assert not any(parameter.requires_grad for parameter in model.parameters())
