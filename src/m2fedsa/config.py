@@ -273,7 +273,8 @@ class Federation(Section):
     clients_per_round: Annotated[Count | None, Field(examples=[1])] = None
     """Clients sampled for a round; unset: all."""
     min_clients: Count = 1
-    """A round in which fewer finish does not count: it is repeated where clients are on machines of their own, else the run stops."""
+    """A round, or a warm start, that fewer finish does not count: it is repeated where clients are on machines of their own, else the run
+    stops."""
     local_epochs: Count = 1
     """Passes of a client over its samples in a round."""
     local_steps: Annotated[Count | None, Field(examples=[10])] = None

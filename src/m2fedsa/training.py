@@ -25,7 +25,7 @@ from m2fedsa.data.samples import FederatedData
 from m2fedsa.errors import Interrupted, ProtocolError, RoundLostError, RunDirectoryError, RunError, StorageError
 from m2fedsa.fed_server import Sampler, uniform_sampler
 from m2fedsa.fed_server.server import State, mean_losses
-from m2fedsa.fed_server.warm import warm_start
+from m2fedsa.fed_server.warm import WarmStart, warm_start
 from m2fedsa.figures import Accounts, Evaluated, bytes_of, failure_records, reported_losses, result_record
 from m2fedsa.losses import Loss, step_loss
 from m2fedsa.messages import EvaluateResult, Failure, RoundPlan, Task, TrainResult, TrainTask
@@ -157,15 +157,8 @@ class Training:
 
     def _warm_start(self) -> None:
         began = time.monotonic()
-        before = self.parties.fed_server.state
-        for _ in range(self.parties.attempts):
-            self.parties.fed_server.restore(before)
-            outcome = warm_start(self.parties.fed_server, lambda tasks: self._ask_surely(tasks, "warm start"))
-            if outcome.chosen:
-                break
+        outcome = self._warmed()
         self.parties.federation.commit(0, list(self.parties.fed_server.clients))
-        if not outcome.chosen:
-            raise RunError(_no_warm_start(outcome.failures, self.config.warm_start.min_count))
         seconds = time.monotonic() - began
         validation, test = self._evaluate("validation"), self._evaluate("test")
         self.warm = {
@@ -182,6 +175,24 @@ class Training:
         if self.directory is not None:
             self.directory.warm_started(self.warm)
         self.progress.warm_started(self.warm)
+
+    def _warmed(self) -> WarmStart:
+        """The warm start of as many clients as a round takes; begun again like a round, where fewer finish."""
+        server = self.parties.fed_server
+        before, holders = server.state, {name for name, client in server.clients.items() if client.labelled}
+        least = min(self.config.federation.min_clients, len(holders))
+        for _ in range(self.parties.attempts):
+            server.restore(before)
+            outcome = warm_start(server, lambda tasks: self._ask_surely(tasks, "warm start"))
+            finished = len(holders - {failure.client for failure in outcome.failures})
+            if outcome.chosen and finished >= least:
+                return outcome
+        if not outcome.chosen:
+            raise RunError(_no_warm_start(outcome.failures, self.config.warm_start.min_count))
+        raise RoundLostError(
+            f"the warm start: {finished} of {plural(len(holders), 'client')} finished, but federation.min_clients = {least}. "
+            f"The first failure was at {outcome.failures[0].client}: {outcome.failures[0].message}"
+        )
 
     def restore(self) -> None:
         """Go back to the checkpoint of the run directory, or to the beginning if there is none yet."""

@@ -262,3 +262,14 @@ def test_when_nobody_can_evaluate_the_run_says_so() -> None:
     clients = {**data.clients, "val": replace(data.clients["val"], validation=replace(samples, columns={**samples.columns, **spoilt}))}
     with pytest.raises(RunError, match="no client could evaluate its validation samples. The first was val: .*modality audio"):
         training.run(worlds.config(federation__rounds=1), data=replace(data, clients=clients), encoders=worlds.encoders())
+
+
+def test_a_round_that_too_few_finish_does_not_count() -> None:
+    """One of two clients diverges: with `min_clients` the run stops, without a trace; without, it goes on with the other."""
+    data = poisoned(worlds.federated({"ann": (worlds.MODALITIES, 8), "bob": (worlds.MODALITIES, 8)}), "ann", "image", 3)
+    settings = {"data__clients": 2, "federation__rounds": 1}
+    assert training.run(worlds.config(**settings), data=data, encoders=worlds.encoders()).rounds == 1
+    for warm in (False, True):
+        both = worlds.config(**settings, federation__min_clients=2, federation__warm_start=warm)
+        with pytest.raises(RunError, match=r"1 of 2 clients (failed|finished).*federation.min_clients( = 2|\))"):
+            training.run(both, data=data, encoders=worlds.encoders())
