@@ -206,6 +206,7 @@ class Training:
         self.parties.keep_in(self.directory.checkpoint)
         self._take(manifest, self.accounts, self.locals)
         self.best = None if manifest.best is None else manifest.chosen
+        self._store().keep(manifest.round, None if self.best is None else self.best.round)
         self.history = self.directory.cut_back(manifest.round)
         self.warm = read_warm_start(self.directory.path)
         if self.warm is None and self.config.federation.warm_start:

@@ -143,7 +143,8 @@ def test_clients_and_warm_start(uninterrupted):
         assert told["classes"] == [labels.count(k) for k in range(3)]
     warm = json.loads((uninterrupted / "warm_start.json").read_text())
     chosen = {"shrinkage": NUMBER, "scale": NUMBER}
-    form = {"metrics": METRICS, "test": METRICS, "bytes": BYTES, "sums": BYTES, "seconds": NUMBER, "samples": int}
+    visits = {"image": int, "text": int}
+    form = {"metrics": METRICS, "test": METRICS, "bytes": BYTES, "sums": BYTES, "seconds": NUMBER, "samples": int, "visits": visits}
     assert_form({**warm, "failures": {}}, {**form, "failures": {}, "chosen": {"image": chosen, "text": chosen}})
     assert warm["failures"] == []
     sent = [one.train for one in data.clients.values() if one.train is not None]
