@@ -117,7 +117,7 @@ class _Kept:
     def own(self, config: Config, client: str | None) -> dict[str, Tensor]:
         """A client's own tensors. `ConfigError` where rules keep some and no client is named, or one that has none."""
         names = [*self.client.tensors, *(self.server.tensors if self.server else ())]
-        local = [name for name in names if config.averaging.over(name) == "nothing"]
+        local = [name for name in sorted(names) if config.averaging.over(name) == "nothing"]
         if client is None:
             if local and self.manifest.round:
                 raise ConfigError(

@@ -237,9 +237,12 @@ def test_a_setting_that_cannot_be_run_leaves_no_directory(tmp_path):
 
 def test_ctrl_c_says_how_to_resume_and_resuming_ends_with_the_same_digest(finished, tmp_path):
     path = tmp_path / "run"
+    # Tests that a shell runs in its background inherit that Ctrl-C is ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
         [sys.executable, "-m", "m2fedsa", *map(str, small(path))], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ONE_THREAD
     )
+    signal.signal(signal.SIGINT, before)
     for line in process.stdout:
         if line.startswith("clients"):
             break

@@ -167,7 +167,7 @@ def test_heads_in_few_bits_and_encoders_that_were_cut(encoders, tmp_path, monkey
 
 def test_a_client_with_tensors_of_its_own(uninterrupted, tmp_path):
     """Where rules keep tensors with each client, there is a model per client and none for all."""
-    with pytest.raises(ConfigError, match=r"keeps image.classifier.(bias|weight) and 7 more with each client.*Name a client.*client-00"):
+    with pytest.raises(ConfigError, match=r"keeps fused.classifier.bias and 7 more with each client.*Name a client.*client-00"):
         export(uninterrupted, tmp_path / "out")
     with pytest.raises(ConfigError, match="client nobody has no tensors of its own"):
         export(uninterrupted, tmp_path / "out", "nobody")

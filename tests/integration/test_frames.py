@@ -310,7 +310,7 @@ def check_abuse(folder: Path, number: int) -> None:
 
 
 def test_mutated_frames(tmp_path: Path) -> None:
-    check_abuse(tmp_path, 2000)
+    check_abuse(tmp_path, 500)
 
 
 @pytest.mark.slow
