@@ -20,8 +20,9 @@ from m2fedsa import identity
 from m2fedsa.assembly import Extensions, assemble, cpu_threads
 from m2fedsa.client.batch import without_graph
 from m2fedsa.identity import Identity, Token
+from m2fedsa.links.admission import Gate
 from m2fedsa.links.grpc_client import GrpcLink
-from m2fedsa.links.grpc_server import Gate, LinkServer
+from m2fedsa.links.grpc_server import LinkServer
 from m2fedsa.links.port import Link
 from m2fedsa.links.worker import Worker
 from m2fedsa.messages import Activation, ActivationGradients, Activations, Features, Gradients, RoundPlan

@@ -17,8 +17,9 @@ from m2fedsa.coordination.grpc_server import CoordinationServer, Steward
 from m2fedsa.data.samples import FederatedData
 from m2fedsa.federation.in_process import InProcessFederation
 from m2fedsa.identity import Identity, Token
+from m2fedsa.links.admission import Gate
 from m2fedsa.links.grpc_client import GrpcLink, GrpcSession
-from m2fedsa.links.grpc_server import Gate, LinkServer
+from m2fedsa.links.grpc_server import LinkServer
 from m2fedsa.links.worker import Worker
 from m2fedsa.messages import EvaluationReply, EvaluationRequest
 

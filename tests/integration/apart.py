@@ -74,7 +74,8 @@ def serve(folder: Path, settings: dict[str, object]) -> None:
     from tests import worlds
 
     from m2fedsa.coordination.grpc_server import CoordinationServer, Steward
-    from m2fedsa.links.grpc_server import Gate, LinkServer
+    from m2fedsa.links.admission import Gate
+    from m2fedsa.links.grpc_server import LinkServer
     from m2fedsa.links.worker import Worker
     from m2fedsa.storage import Store
 

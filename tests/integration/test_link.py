@@ -22,9 +22,10 @@ from m2fedsa.coordination.grpc_client import GrpcCoordination
 from m2fedsa.coordination.grpc_server import CoordinationServer, Steward
 from m2fedsa.errors import LinkError, ProtocolError, RefusedError, RoundLostError
 from m2fedsa.identity import Identity, Revoked, fingerprint
+from m2fedsa.links.admission import Gate, Limits
 from m2fedsa.links.frames import HEADER, Incoming, Outgoing
 from m2fedsa.links.grpc_client import GrpcLink, channel
-from m2fedsa.links.grpc_server import Gate, Limits, LinkServer
+from m2fedsa.links.grpc_server import LinkServer
 from m2fedsa.links.talk import SERVICE, STREAM, TOKEN, Greeting, Open, Refusal
 from m2fedsa.links.wire import decode, encode, to_bytes
 from m2fedsa.links.worker import Worker

@@ -15,7 +15,7 @@ from m2fedsa.coordination.calls import METHODS, SERVICE, Call, Done, Prints
 from m2fedsa.coordination.port import Coordination
 from m2fedsa.errors import M2FedSAError, ProtocolError, RefusedError
 from m2fedsa.identity import Identity, Revoked
-from m2fedsa.links.grpc_server import listen, peer_key, serve
+from m2fedsa.links.grpc_ports import listen, peer_key, serve
 from m2fedsa.links.talk import Description, Refusal
 from m2fedsa.links.wire import decode, to_bytes
 from m2fedsa.links.worker import Worker

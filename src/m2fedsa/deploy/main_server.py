@@ -22,7 +22,8 @@ from m2fedsa.deploy.places import KEYS, LOG, STATE
 from m2fedsa.deploy.programs import MainServerProgram, read_program
 from m2fedsa.deploy.trunk import main_server_of
 from m2fedsa.identity import Revoked, fingerprint, public_key, read_certificate
-from m2fedsa.links.grpc_server import Gate, Limits, LinkServer
+from m2fedsa.links.admission import Gate, Limits
+from m2fedsa.links.grpc_server import LinkServer
 from m2fedsa.links.worker import Window, Worker
 from m2fedsa.main_server.window import backward_together, forward_together
 
