@@ -14,8 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
+from m2fedsa.asking import Asking, no_warm_start, too_few
 from m2fedsa.assembly import Extensions, assemble, cpu_threads
 from m2fedsa.averaging import Average, weighted_mean
 from m2fedsa.checkpoint import LocalFiles, Manifest
@@ -28,8 +27,7 @@ from m2fedsa.fed_server.server import State, mean_losses
 from m2fedsa.fed_server.warm import WarmStart, warm_start
 from m2fedsa.figures import Accounts, Evaluated, bytes_of, failure_records, reported_losses, result_record
 from m2fedsa.losses import Loss, step_loss
-from m2fedsa.messages import EvaluateResult, Failure, RoundPlan, Task, TrainResult, TrainTask
-from m2fedsa.messages import Result as Answer
+from m2fedsa.messages import Failure, TrainResult, TrainTask
 from m2fedsa.parties import Company
 from m2fedsa.reporting.program import word
 from m2fedsa.reporting.progress import Progress
@@ -41,9 +39,6 @@ from m2fedsa.result import Result
 from m2fedsa.state import digest, fingerprints
 from m2fedsa.stopping import best_round, metric_of, out_of_patience
 from m2fedsa.storage import Store
-
-PASSING = ("Away", "Lost", "Silent", "LinkError", "ProtocolError", "RefusedError")
-"""Kinds of failures that are of a broken way rather than of a client's samples: asked again, it may answer."""
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -116,6 +111,7 @@ class Training:
         """Nothing is written or trained yet."""
         self.parties, self.progress, self.directory = parties, progress, directory
         self.config = parties.blueprint.config
+        self.asking = Asking(parties, progress)
         self.history: list[RoundRecord] = []
         self.accounts = Accounts(parties.fed_server.clients)
         self.locals = LocalFiles(parties.fed_server.clients)
@@ -160,7 +156,7 @@ class Training:
         outcome = self._warmed()
         self.parties.federation.commit(0, list(self.parties.fed_server.clients))
         seconds = time.monotonic() - began
-        validation, test = self._evaluate("validation"), self._evaluate("test")
+        validation, test = self.asking.evaluate("validation"), self.asking.evaluate("test")
         self.warm = {
             "metrics": validation.metrics,
             "test": test.metrics,
@@ -183,12 +179,12 @@ class Training:
         least = min(self.config.federation.min_clients, len(holders))
         for _ in range(self.parties.attempts):
             server.restore(before)
-            outcome = warm_start(server, lambda tasks: self._ask_surely(tasks, "warm start"))
+            outcome = warm_start(server, lambda tasks: self.asking.surely(tasks, "warm start"))
             finished = len(holders - {failure.client for failure in outcome.failures})
             if outcome.chosen and finished >= least:
                 return outcome
         if not outcome.chosen:
-            raise RunError(_no_warm_start(outcome.failures, self.config.warm_start.min_count))
+            raise RunError(no_warm_start(outcome.failures, self.config.warm_start.min_count))
         raise RoundLostError(
             f"the warm start: {finished} of {plural(len(holders), 'client')} finished, but federation.min_clients = {least}. "
             f"The first failure was at {outcome.failures[0].client}: {outcome.failures[0].message}"
@@ -251,53 +247,20 @@ class Training:
         server, coordination = self.parties.fed_server, self.parties.coordination
         plan, tasks = server.begin_round(self.parties.federation.present(), None if self.best is None else self.best.round)
         coordination.begin(plan)
-        answers = self._relay(tasks) if self.config.federation.client_update == "relay" else self._ask(tasks, "training")
+        answers = self.asking.relay(tasks) if self.config.federation.client_update == "relay" else self.asking.ask(tasks, "training")
         results = [answer for answer in answers if isinstance(answer, TrainResult)]
         failures = [answer for answer in answers if isinstance(answer, Failure)]
         if len(results) < self.config.federation.min_clients:
             coordination.abort(plan.number)
-            raise RoundLostError(_too_few(plan, len(results), failures, self.config.federation.min_clients))
+            raise RoundLostError(too_few(plan, len(results), failures, self.config.federation.min_clients))
         averaged = coordination.end(server.accept(plan, results))
         server.end_round(plan, results)
-        evaluated = self._evaluate("validation") if self._is_due(plan.number) else None
+        evaluated = self.asking.evaluate("validation") if self._is_due(plan.number) else None
         self._book(tasks, results, failures, evaluated, time.monotonic() - began)
         self._checkpoint(averaged.file, averaged.prints)
         coordination.commit(plan.number)
         self.parties.federation.commit(plan.number, [result.client for result in results])
         self.progress.round_done(self.history[-1])
-
-    def _ask(self, tasks: Sequence[Task], what: str) -> list[Answer | Failure]:
-        answers: list[Answer | Failure] = []
-        for answer in self.parties.federation.run(tasks):
-            answers.append(answer)
-            self.progress.client_done(len(answers), len(tasks), what)
-        return answers
-
-    def _ask_surely(self, tasks: Sequence[Task], what: str) -> list[Answer | Failure]:
-        """Ask, and ask those once more that a broken way has kept from answering; before that the main server is found again."""
-        answers = self._ask(tasks, what)
-        lost = {answer.client for answer in answers if isinstance(answer, Failure) and answer.kind in PASSING}
-        if not lost or self.parties.attempts == 1:
-            return answers
-        self.parties.coordination.fingerprints()
-        again = self._ask([task for task in tasks if task.client in lost], what)
-        return [*(answer for answer in answers if answer.client not in lost), *again]
-
-    def _relay(self, tasks: Sequence[TrainTask]) -> list[Answer | Failure]:
-        """One client after the other, each from what those before it made of the clients' tensors: the last one's count."""
-        answers: list[Answer | Failure] = []
-        latest: dict[str, Tensor] = {}
-        for done, task in enumerate(tasks, 1):
-            view = replace(task.view, tensors={name: latest.get(name, value) for name, value in task.view.tensors.items()})
-            for answer in self.parties.federation.run([replace(task, view=view)]):
-                answers.append(answer)
-                if isinstance(answer, TrainResult):
-                    latest |= answer.tensors
-            self.progress.client_done(done, len(tasks), "training")
-        return [
-            replace(answer, tensors={name: latest[name] for name in answer.tensors}) if isinstance(answer, TrainResult) else answer
-            for answer in answers
-        ]
 
     def _is_over(self) -> bool:
         """Whether `evaluation.patience` is at its end."""
@@ -343,13 +306,6 @@ class Training:
         if self.directory is not None:
             self.directory.append(record)
 
-    def _evaluate(self, split: str) -> Evaluated:
-        answers = self._ask_surely(self.parties.fed_server.evaluation(split), f"{split} samples")
-        failed = [answer for answer in answers if isinstance(answer, Failure)]
-        if failed and len(failed) == len(answers):
-            raise RoundLostError(f"no client could evaluate its {split} samples. The first was {failed[0].client}: {failed[0].message}")
-        return Evaluated.of(self.config.data.task, [answer for answer in answers if isinstance(answer, EvaluateResult)], failed)
-
     # --- what survives --------------------------------------------------------------------------------------------------------------
 
     def _checkpoint(self, main_server: str | None, prints: Mapping[str, list[object]] | None = None) -> None:
@@ -386,7 +342,7 @@ class Training:
         if self.best is not None and self.best.round != self.round:
             clients = self.parties.fed_server.clients
             self._take(self.best, Accounts(clients), LocalFiles(clients))
-        validation, test = self._evaluate("validation"), self._evaluate("test")
+        validation, test = self.asking.evaluate("validation"), self.asking.evaluate("test")
         seconds = (
             sum(record["seconds"] for record in self.history) + (self.warm["seconds"] if self.warm else 0.0) + time.monotonic() - began
         )
@@ -418,26 +374,6 @@ class Training:
         if manifest is None:
             return f"before its first checkpoint, and will begin again. {how}"
         return f"after round {manifest.round} of {self.config.federation.rounds}, which is kept. {how}"
-
-
-def _no_warm_start(failures: Sequence[Failure], least: int) -> str:
-    if failures:
-        return f"the warm start failed at every client; the first said: {failures[0].message}"
-    return (
-        f"the warm start has no sums: warm_start.min_count = {least} keeps all of them back, because no client has that many samples of a "
-        "class in half of its samples. Lower it, or set federation.warm_start = false."
-    )
-
-
-def _too_few(plan: RoundPlan, number: int, failures: Sequence[Failure], least: int) -> str:
-    if not failures:
-        if number:
-            return f"round {plan.number}: {plural(number, 'client')} took part, but federation.min_clients = {least}."
-        return f"round {plan.number}: no client takes part; in the {plan.phase} phase none has samples to train on."
-    first = failures[0]
-    what = f"{len(failures)} of {number + len(failures)}" if number else f"all {len(failures)}"
-    told = f"round {plan.number}: {what} clients failed. The first was {first.client} ({first.kind}): {first.message}"
-    return f"{told} At least {least} must finish (federation.min_clients)." if number else told
 
 
 class _Silent:

@@ -1,0 +1,91 @@
+"""The fed server's tasks put to the clients, and their answers, in the four ways in which a run asks."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from torch import Tensor
+
+from m2fedsa.errors import RoundLostError
+from m2fedsa.figures import Evaluated
+from m2fedsa.messages import EvaluateResult, Failure, RoundPlan, Task, TrainResult, TrainTask
+from m2fedsa.messages import Result as Answer
+from m2fedsa.parties import Company
+from m2fedsa.reporting.progress import Progress
+from m2fedsa.reporting.units import plural
+
+PASSING = ("Away", "Lost", "Silent", "LinkError", "ProtocolError", "RefusedError")
+"""Kinds of failures that are of a broken way rather than of a client's samples: asked again, it may answer."""
+
+
+class Asking:
+    """Asks the clients of a run, and tells a person how many have answered."""
+
+    def __init__(self, parties: Company, progress: Progress) -> None:
+        """Nobody is asked yet."""
+        self._parties, self._progress = parties, progress
+
+    def ask(self, tasks: Sequence[Task], what: str) -> list[Answer | Failure]:
+        """The answers, in the order in which they come."""
+        answers: list[Answer | Failure] = []
+        for answer in self._parties.federation.run(tasks):
+            answers.append(answer)
+            self._progress.client_done(len(answers), len(tasks), what)
+        return answers
+
+    def surely(self, tasks: Sequence[Task], what: str) -> list[Answer | Failure]:
+        """Ask, and ask those once more that a broken way has kept from answering; before that the main server is found again."""
+        answers = self.ask(tasks, what)
+        lost = {answer.client for answer in answers if isinstance(answer, Failure) and answer.kind in PASSING}
+        if not lost or self._parties.attempts == 1:
+            return answers
+        self._parties.coordination.fingerprints()
+        again = self.ask([task for task in tasks if task.client in lost], what)
+        return [*(answer for answer in answers if answer.client not in lost), *again]
+
+    def relay(self, tasks: Sequence[TrainTask]) -> list[Answer | Failure]:
+        """One client after the other, each from what those before it made of the clients' tensors: the last one's count."""
+        answers: list[Answer | Failure] = []
+        latest: dict[str, Tensor] = {}
+        for done, task in enumerate(tasks, 1):
+            view = replace(task.view, tensors={name: latest.get(name, value) for name, value in task.view.tensors.items()})
+            for answer in self._parties.federation.run([replace(task, view=view)]):
+                answers.append(answer)
+                if isinstance(answer, TrainResult):
+                    latest |= answer.tensors
+            self._progress.client_done(done, len(tasks), "training")
+        return [
+            replace(answer, tensors={name: latest[name] for name in answer.tensors}) if isinstance(answer, TrainResult) else answer
+            for answer in answers
+        ]
+
+    def evaluate(self, split: str) -> Evaluated:
+        """Metrics of one split over all that hold samples of it. `RoundLostError` if none of them could answer."""
+        answers = self.surely(self._parties.fed_server.evaluation(split), f"{split} samples")
+        failed = [answer for answer in answers if isinstance(answer, Failure)]
+        if failed and len(failed) == len(answers):
+            raise RoundLostError(f"no client could evaluate its {split} samples. The first was {failed[0].client}: {failed[0].message}")
+        return Evaluated.of(
+            self._parties.blueprint.config.data.task, [answer for answer in answers if isinstance(answer, EvaluateResult)], failed
+        )
+
+
+def no_warm_start(failures: Sequence[Failure], least: int) -> str:
+    """Why there is no warm start."""
+    if failures:
+        return f"the warm start failed at every client; the first said: {failures[0].message}"
+    return (
+        f"the warm start has no sums: warm_start.min_count = {least} keeps all of them back, because no client has that many samples of a "
+        "class in half of its samples. Lower it, or set federation.warm_start = false."
+    )
+
+
+def too_few(plan: RoundPlan, number: int, failures: Sequence[Failure], least: int) -> str:
+    """Why a round that `number` clients finished does not count."""
+    if not failures:
+        if number:
+            return f"round {plan.number}: {plural(number, 'client')} took part, but federation.min_clients = {least}."
+        return f"round {plan.number}: no client takes part; in the {plan.phase} phase none has samples to train on."
+    first = failures[0]
+    what = f"{len(failures)} of {number + len(failures)}" if number else f"all {len(failures)}"
+    told = f"round {plan.number}: {what} clients failed. The first was {first.client} ({first.kind}): {first.message}"
+    return f"{told} At least {least} must finish (federation.min_clients)." if number else told
