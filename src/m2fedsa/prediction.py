@@ -21,7 +21,8 @@ from m2fedsa.data.columns import TOLD, Column, Fault
 from m2fedsa.data.manifest.labels import named
 from m2fedsa.data.manifest.looking import look_at_columns
 from m2fedsa.data.manifest.modalities import modalities_of
-from m2fedsa.data.manifest.rows import Rows, read_rows
+from m2fedsa.data.manifest.opening import read_rows
+from m2fedsa.data.manifest.rows import Rows
 from m2fedsa.data.processors.tabular import tabular_processor
 from m2fedsa.data.samples import Split
 from m2fedsa.durable import write_atomically

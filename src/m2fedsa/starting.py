@@ -11,7 +11,8 @@ from m2fedsa.data.columns.tables import SeriesColumn
 from m2fedsa.data.manifest.guessing import Guessed, guess_columns
 from m2fedsa.data.manifest.labels import SPLIT_NAMES
 from m2fedsa.data.manifest.modalities import series_of
-from m2fedsa.data.manifest.rows import Rows, read_rows
+from m2fedsa.data.manifest.opening import read_rows
+from m2fedsa.data.manifest.rows import Rows
 from m2fedsa.data.processors.series import SeriesProcessor
 from m2fedsa.durable import write_atomically
 from m2fedsa.errors import ConfigError

@@ -1,10 +1,10 @@
-"""Rows of a CSV file of samples, with what is wrong in it told by file, row and column."""
+"""The tables of the recipes: small CSV files in memory, each with the columns that its owners gave it."""
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from m2fedsa.data.columns import Fault
+from m2fedsa.data.columns import TOLD, Fault
+from m2fedsa.data.csv_lines import csv_lines
 from m2fedsa.data.samples import Split
 from m2fedsa.errors import DataError
 
@@ -12,24 +12,24 @@ SPLIT_NAMES: Mapping[str, Split] = {"train": "train", "val": "validation", "vali
 
 
 def read_rows(path: Path, needed: Sequence[str]) -> list[dict[str, str]]:
-    """The rows of a UTF-8 file with a head line, as text. Errors: DataError for one that is missing, has no rows or lacks a column."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            names = list(reader.fieldnames or ())
-            rows = list(reader)
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file. It should have the columns {', '.join(needed)}.") from error
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: cannot be read as CSV in UTF-8 ({error}).") from error
-    missing = [name for name in needed if name not in names]
-    if missing:
-        raise DataError(f"{path}: the column {missing[0]} is missing. Its head line names {', '.join(names) or 'none'}.")
+    """The rows of a UTF-8 file with a head line, as text.
+
+    Errors: DataError for one that is missing, has no rows, lacks a column, or has rows that are broken: the first twenty are named.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such file. It should have the columns {', '.join(needed)}.")
+    faults: list[Fault] = []
+    with csv_lines(path, faults) as (names, lines):
+        missing = [name for name in needed if name not in names]
+        if missing:
+            raise DataError(f"{path}: the column {missing[0]} is missing. Its head line names {', '.join(names)}.")
+        rows = [dict(zip(names, cells, strict=True)) for cells in lines]
     if not rows:
-        raise DataError(f"{path}: there is a head line, but not one row.")
-    short = next((number for number, row in enumerate(rows) if None in row or None in row.values()), None)
-    if short is not None:
-        raise DataError(f"{path}: row {short + 1} has more or fewer cells than the head line. Look for a quote or a comma too many.")
+        raise DataError(f"{path}: there is not one row beneath the head line.")
+    if faults:
+        told = [f"row {fault.row + 1}, {fault.column}: {fault.what}" for fault in faults[:TOLD]]
+        more = [f"and {len(faults) - TOLD:,} more"] if len(faults) > TOLD else []
+        raise DataError("\n       ".join([f"{path}: {len({fault.row for fault in faults}):,} of {len(rows):,} rows cannot be read.", *told, *more]))
     return rows
 
 

@@ -10,7 +10,7 @@ from m2fedsa.data.columns import Fault, Look, each, looked
 from m2fedsa.data.processors import Inputs
 from m2fedsa.data.processors.series import SeriesProcessor
 from m2fedsa.data.processors.tabular import CategoryColumn, Cell, TabularProcessor, category, is_empty, number
-from m2fedsa.data.processors.text import Words
+from m2fedsa.data.processors.words import Words
 from m2fedsa.errors import DataError
 
 _TOGETHER = 1024

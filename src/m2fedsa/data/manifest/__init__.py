@@ -16,7 +16,8 @@ from m2fedsa.data.holdings import draw_presence, rates_of
 from m2fedsa.data.manifest.labels import EVALUATION, clients_of, drawn_splits, ids_of, labels_of, splits_of
 from m2fedsa.data.manifest.looking import look_at_columns
 from m2fedsa.data.manifest.modalities import modalities_of
-from m2fedsa.data.manifest.rows import Rows, read_rows
+from m2fedsa.data.manifest.opening import read_rows
+from m2fedsa.data.manifest.rows import Rows
 from m2fedsa.data.samples import SPLITS, ClientData, FederatedData, Samples, Split, labelled
 from m2fedsa.data.spread import Table, keep_labels, spread
 from m2fedsa.errors import DataError

@@ -10,6 +10,7 @@ import torch
 
 from m2fedsa.data import log_mel
 from m2fedsa.data.processors import Inputs, own, place_of
+from m2fedsa.data.processors.embedded import AUDIO, DigitAudio
 from m2fedsa.errors import ConfigError
 
 
@@ -73,8 +74,6 @@ def audio_processor(processors: Mapping[str, str], modality: str, seconds: float
     """
     if not 0 <= seconds < np.inf:
         raise ConfigError(f"audio_seconds is {seconds}; it is a length in seconds, or 0 for what the encoder's processor says")
-    from m2fedsa.data.processors.embedded import AUDIO, DigitAudio
-
     if place_of(processors, modality) == AUDIO:
         return DigitAudio()
     from transformers import AutoFeatureExtractor

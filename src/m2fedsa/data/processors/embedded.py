@@ -10,7 +10,7 @@ import torch
 from m2fedsa.data import digits_inputs
 from m2fedsa.data.digits_pack import AUDIO_SAMPLES, level
 from m2fedsa.data.processors import Inputs
-from m2fedsa.data.processors.text import Lengths
+from m2fedsa.data.processors.words import Lengths
 
 if TYPE_CHECKING:
     from PIL.Image import Image

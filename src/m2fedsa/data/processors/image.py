@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from m2fedsa.data.processors import Inputs, encoder_facts, own, place_of
+from m2fedsa.data.processors.embedded import IMAGE, DigitImages
 from m2fedsa.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -62,8 +63,6 @@ def image_processor(processors: Mapping[str, str], modality: str, size: int = 0)
     """
     if size < 0:
         raise ConfigError(f"image_size is {size}; it is the number of pixels a side, or 0 for what the encoder's processor says")
-    from m2fedsa.data.processors.embedded import IMAGE, DigitImages
-
     if place_of(processors, modality) == IMAGE:
         return DigitImages()
     from transformers import AutoImageProcessor

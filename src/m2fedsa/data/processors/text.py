@@ -3,37 +3,16 @@
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 from m2fedsa.data.processors import Inputs, own, place_of
+from m2fedsa.data.processors.embedded import TEXT, DigitText
+from m2fedsa.data.processors.words import Lengths, Words
 from m2fedsa.errors import ConfigError
 
 _UNBOUNDED = 10**6
 """Tokenizers that know no limit say a huge number."""
 PLAIN_TOKENS = 512
-
-
-class Lengths(NamedTuple):
-    """What tokenising says of a text."""
-
-    tokens: int
-    """with the special ones that every text has"""
-    blank: bool
-    """whether there is none beside these"""
-
-
-class Words(Protocol):
-    """Texts to inputs of equal shape."""
-
-    @property
-    def limit(self) -> int:
-        """Tokens that it reads of a text; what is longer loses its end."""
-
-    def lengths(self, texts: Sequence[str]) -> list[Lengths]:
-        """Tokens of each text, uncut."""
-
-    def __call__(self, texts: Sequence[str], width: int) -> Inputs:
-        """Inputs cut and padded to `width` tokens, at most `limit`."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +44,6 @@ def text_processor(processors: Mapping[str, str], modality: str, tokens: int = 0
     processors: modality -> where its processor lies. tokens: read at most so many of a text; 0 for as many as the tokenizer says.
     Errors: ConfigError where there is no tokenizer, or when it takes fewer.
     """
-    from m2fedsa.data.processors.embedded import TEXT, DigitText
-
     where = place_of(processors, modality)
     if where == TEXT:
         return DigitText(_within(tokens, DigitText.limit, where))

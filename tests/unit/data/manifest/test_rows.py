@@ -5,7 +5,7 @@ import pytest
 from tests.unit.data.manifest import shop
 
 from m2fedsa.data.columns import Fault
-from m2fedsa.data.manifest.rows import read_rows
+from m2fedsa.data.manifest.opening import read_rows
 from m2fedsa.errors import DataError
 
 TABLE = [
