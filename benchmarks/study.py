@@ -1,0 +1,341 @@
+"""Every method on every task at one setting, then one factor at a time for the best four, and the method without its parts.
+
+    python benchmarks/study.py --estimate
+    python benchmarks/study.py --processes 2 --table docs/study.md
+    python benchmarks/study.py --only digits --part methods
+    python benchmarks/study.py --render --table docs/study.md
+
+A task is a recipe with 25 clients and Dirichlet 0.5 over classes, as the recipe is in all else; of a run's rounds the one that does best on
+validation samples counts. Every arm that trains has the same search: a few learning rates (see `TASKS`) on seeds that are in no table, of
+which the one with the best mean on validation samples runs on the seeds of the tables. Three parts, each built upon the one before:
+
+    methods    all methods
+    factors    the four best federated methods of `methods` (by validation) at the rates found there: IID, Dirichlet 0.1, 100 clients, and
+               50 and 90 % of the modalities of multimodal clients' samples missing
+    ablations  the method without one of its parts, at the rate of the whole
+
+What was run before with the same settings is not run again, and a run that was stopped goes on: the command can be interrupted at any time.
+`spoken_digits`, `products` and `meld_text` need folders of yours (docs/results_real.md says what they hold).
+"""
+
+import argparse
+import os
+import shutil
+import statistics
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+sys.path.insert(0, str(Path(__file__).parent))
+
+from quality import Store
+
+if TYPE_CHECKING:
+    from m2fedsa.comparing.study import Job
+    from m2fedsa.config import Config
+
+PARTS = ("methods", "factors", "ablations")
+DEFAULT = ("data.clients=25", "data.partition=dirichlet", "data.alpha=0.5", "evaluation.keep_best=true", "compute.threads=1")
+FACTORS: Mapping[str, tuple[str, ...]] = {
+    "IID": ("data.partition=iid",),
+    "Dirichlet 0.1": ("data.alpha=0.1",),
+    "100 clients": ("data.clients=100", "data.minimum=2"),
+    "50 % missing": ("data.missing_rate=0.5",),
+    "90 % missing": ("data.missing_rate=0.9",),
+}
+BEST = 4
+NO_FEDERATION = ("centralised", "local")
+RATE = "optimizer.learning_rate"
+KEPT = ("accuracy", "uar", "macro_f1", "auc", "loss")
+
+
+@dataclass(frozen=True)
+class Task:
+    """A recipe, and how much of the search and of the seeds it is worth."""
+
+    recipe: str
+    seconds: float
+    """of a run of `m2fedsa` on one quiet core, measured"""
+    rates: tuple[float, ...]
+    folders: tuple[str, ...] = ()
+    """names of the arguments that the recipe needs"""
+    search: tuple[int, ...] = (20, 21)
+    seeds: tuple[int, ...] = (5, 6, 7, 8, 9)
+    settings: tuple[str, ...] = ()
+
+
+SMALL, LARGE = (0.001, 0.005, 0.02), (0.0005, 0.002, 0.008)
+TASKS = (
+    Task("digits", 50, SMALL),
+    Task("few_labels", 40, SMALL),
+    Task("match", 60, SMALL),
+    Task("spoken_digits", 210, LARGE, ("digits", "image", "audio", "text"), (20,), (5, 6, 7)),
+    Task("products", 280, LARGE, ("flipkart", "image", "text"), (20,), (5, 6, 7)),
+    Task("meld_text", 420, LARGE, ("meld", "text"), (20,), (5, 6, 7)),
+)
+FACTOR = {"fedavg": 3.0, "splitfed_v1": 3.0, "splitfed_v2": 3.0, "split_learning": 3.0, "closed_form": 0.2, "closed_form_joint": 0.2}
+"""Seconds of a run in those of one of `m2fedsa`, where nothing of the arm was run yet; others 1."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One run that the study asks for."""
+
+    task: Task
+    part: str
+    factor: str
+    """of `FACTORS`, or `default`"""
+    stage: str
+    """`search` or `report`"""
+    job: "Job"
+    config: "Config"
+    """of the job, without the places of data and encoders"""
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """What identifies the run in the file of results."""
+        from m2fedsa.comparing.outcome import fingerprint
+
+        return {
+            "task": self.task.recipe, "part": self.part, "factor": self.factor, "stage": self.stage,
+            "arm": self.job.arm, "candidate": self.job.candidate, "seed": self.job.config.seed, "config": fingerprint(self.config),
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is due of a task, given what is kept."""
+
+    task: Task
+    folders: Mapping[str, str]
+    changes: tuple[str, ...]
+    arms: tuple[str, ...] = ()
+    """only these, for a trial; all where empty"""
+
+    def stages(self, part: str, rows: "Rows") -> Iterator[list[Wanted]]:
+        """The runs of a part, one list after the other: what a later one asks for depends on the rows of those before."""
+        from m2fedsa.baselines.methods import ABLATIONS, METHODS
+
+        task = self.task
+        if part == "methods":
+            grid = {RATE: tuple(f"{rate:g}" for rate in task.rates)}
+            search = self._runs(part, "default", "search", self._asked(METHODS), task.search, grid)
+            yield [one for one in search if one.config.federation.rounds]
+            yield [one for name in self._asked(METHODS) for one in self._chosen(part, "default", name, name, rows)]
+        elif part == "ablations":
+            yield [one for name in self._asked(ABLATIONS) for one in self._chosen(part, "default", name, "m2fedsa", rows)]
+        else:
+            best = rows.best(task, BEST)
+            yield [
+                one for factor in FACTORS if self._differs(factor) for name in best for one in self._chosen(part, factor, name, name, rows)
+            ]
+
+    def _asked(self, names: Iterable[str]) -> list[str]:
+        return [name for name in names if not self.arms or name in self.arms]
+
+    def _differs(self, factor: str) -> bool:
+        return "missing" not in factor or len(self._base(()).modalities) > 1
+
+    def _chosen(self, part: str, factor: str, arm: str, tuned: str, rows: "Rows") -> Iterator[Wanted]:
+        """Runs for the tables, at the rate that was found for `tuned`; at the recipe's where that has none."""
+        rate = rows.rate(self.task, tuned)
+        grid = {RATE: (rate,)} if rate else {}
+        for one in self._runs(part, factor, "report", [arm], self.task.seeds, grid):
+            yield replace(one, job=replace(one.job, candidate=f"learning_rate={rate}" if rate else ""))
+
+    def _runs(
+        self, part: str, factor: str, stage: str, arms: Sequence[str], seeds: Sequence[int], grid: Mapping[str, tuple[str, ...]]
+    ) -> Iterator[Wanted]:
+        from m2fedsa.comparing.study import of_methods
+
+        base = self._base(FACTORS.get(factor, ()))
+        study = replace(of_methods(base, arms, grid, 1), seeds=tuple(seeds))
+        for job in study.jobs():
+            place = Path(self.task.recipe, part, factor.replace(" ", "_"), stage) / job.place
+            yield Wanted(self.task, part, factor, stage, replace(job, place=place), _nowhere(job.config))
+
+    def _base(self, changes: Sequence[str]) -> "Config":
+        from m2fedsa import recipes
+
+        names = {"digits": "folder", "flipkart": "folder", "meld": "folder"} if self.folders else {}
+        config = recipes.RECIPES[self.task.recipe](**{names.get(name, name): place for name, place in self.folders.items()})
+        return config.override([*DEFAULT, *self.task.settings, *self.changes, *changes])
+
+
+def _nowhere(config: "Config") -> "Config":
+    """Without the places of data and encoders, which are not settings that decide anything."""
+    if "folder" not in config.data.options:
+        return config
+    return config.override(['data.options.folder=""', *(f'modalities.{name}.encoder=""' for name in config.modalities)])
+
+
+class Rows:
+    """What is kept, and what follows from it."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def has(self, wanted: Wanted) -> bool:
+        """Whether the run is kept already."""
+        return any(all(row[name] == value for name, value in wanted.key.items()) for row in self._store.rows)
+
+    def of(self, **what: Any) -> list[dict[str, Any]]:
+        """The rows with these values."""
+        return [row for row in self._store.rows if all(row[name] == value for name, value in what.items())]
+
+    def rate(self, task: Task, arm: str) -> str | None:
+        """The best rate of the search by the mean on validation samples; None where nothing was searched."""
+        found = self.of(task=task.recipe, part="methods", stage="search", arm=arm)
+        rates = {row["candidate"] for row in found}
+        if not rates:
+            return None
+        judged = {rate: [validated(row) for row in found if row["candidate"] == rate] for rate in sorted(rates)}
+        # A rate that some seed did not survive has no right to be chosen.
+        whole = max(map(len, judged.values()))
+        complete = {rate: values for rate, values in judged.items() if len(values) == whole}
+        return max(complete, key=lambda rate: statistics.fmean(complete[rate])).partition("=")[2]
+
+    def best(self, task: Task, number: int) -> list[str]:
+        """Federated methods in the order of their means on validation samples, the method itself always among them."""
+        found = [row for row in self.of(task=task.recipe, part="methods", stage="report") if row["arm"] not in NO_FEDERATION]
+        arms = dict.fromkeys(row["arm"] for row in found)
+        judged = {arm: statistics.fmean(validated(row) for row in found if row["arm"] == arm) for arm in arms}
+        ranked = sorted(judged, key=lambda arm: (-judged[arm], arm))
+        first = [arm for arm in ("m2fedsa",) if arm in arms]
+        return [*first, *[arm for arm in ranked if arm not in first][: number - len(first)]]
+
+    def seconds(self, wanted: Wanted) -> float:
+        """What a run takes, by its like; by the measured ones of the method where there is none."""
+        arm = wanted.job.arm
+        for what in ({"task": wanted.task.recipe, "arm": arm, "factor": wanted.factor}, {"task": wanted.task.recipe, "arm": arm}):
+            like = self.of(**what)
+            if like:
+                return statistics.fmean(row["outcome"]["seconds"] for row in like)
+        return wanted.task.seconds * FACTOR.get(arm, 1.0)
+
+
+def validated(row: Mapping[str, Any]) -> float:
+    """What the runs of a task are judged by, on validation samples."""
+    return float(row["outcome"]["validation"]["fused"][metric_of(row["task"])])
+
+
+def metric_of(task: str) -> str:
+    """What a task is judged by."""
+    return "uar" if task == "meld_text" else "accuracy"
+
+
+def row_of(wanted: Wanted, runs: Path) -> dict[str, Any]:
+    """What is kept of a finished run: of the search nothing of the test samples."""
+    from m2fedsa.comparing.outcome import outcome
+
+    found = dict(outcome(wanted.job, runs))
+    del found["directory"], found["settings"]
+    found["test"] = None if wanted.stage == "search" else _slim(found["test"])
+    found["validation"] = _slim({name: scores for name, scores in found["validation"].items() if "+" not in name})
+    found["curve"] = [
+        {**point, "validation": None if point["validation"] is None else _slim({"fused": point["validation"]["fused"]})}
+        for point in found["curve"]
+    ]
+    return {**wanted.key, "outcome": found}
+
+
+def _slim(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    return {
+        name: {one: round(scores[one], 5) for one in KEPT if isinstance(scores.get(one), int | float)} for name, scores in metrics.items()
+    }
+
+
+def run_due(wanted: Iterable[Wanted], store: Store, runs: Path, processes: int | None) -> None:
+    """Run what is not kept yet; each run's directory goes when its row is written."""
+    from m2fedsa.comparing.jobs import run_all
+    from m2fedsa.reporting.files import RESULT
+
+    rows = Rows(store)
+    due = {one.job.place: one for one in wanted if not rows.has(one)}
+
+    def keep(place: Path) -> None:
+        if (runs / place / RESULT).exists():
+            store.add(row_of(due[place], runs))
+            shutil.rmtree(runs / place)
+
+    def told(done: int, total: int, job: "Job", what: str) -> None:
+        print(f"{done}/{total}  {job.place}  {what}", flush=True)
+        keep(job.place)
+
+    # Ended while the command that began them was being stopped.
+    for place in due:
+        keep(place)
+    run_all([one.job for place, one in due.items() if not rows.has(one)], runs, processes, told)
+
+
+def options() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", action="append", metavar="TASK", choices=[task.recipe for task in TASKS], help="repeatable")
+    parser.add_argument("--part", action="append", choices=PARTS, help="repeatable")
+    for name in ("flipkart", "digits", "meld", "image", "audio", "text"):
+        parser.add_argument(f"--{name}", metavar="DIR", help="a folder of yours; see docs/results_real.md")
+    parser.add_argument("--rows", type=Path, default=Path("benchmarks/results/study.jsonl"))
+    parser.add_argument("--runs", type=Path, default=Path("runs/study"), help="where runs lie while they run")
+    parser.add_argument("--processes", type=int, help="runs at once; as many as the cores allow if not given")
+    parser.add_argument("--set", action="append", metavar="KEY=VALUE", default=[], help="change a setting of every run, for a trial")
+    parser.add_argument("--arm", action="append", metavar="NAME", default=[], help="only these methods and ablations; repeatable")
+    parser.add_argument("--seeds", type=int, metavar="N", help="fewer of them, for a trial")
+    parser.add_argument("--table", type=Path, metavar="FILE", help="write the tables as Markdown")
+    parser.add_argument("--render", action="store_true", help="tables alone, of whatever rows there are; nothing is run")
+    parser.add_argument("--estimate", action="store_true", help="how long each part takes; nothing is run")
+    return parser
+
+
+def plans(given: argparse.Namespace) -> list[Plan]:
+    """The tasks whose folders were given."""
+    found = []
+    for task in TASKS:
+        folders = {name: getattr(given, name) for name in task.folders}
+        if all(folders.values()) and task.recipe in (given.only or [task.recipe]):
+            fewer = replace(task, search=task.search[: given.seeds], seeds=task.seeds[: given.seeds])
+            found.append(Plan(fewer, folders, tuple(given.set), tuple(given.arm)))
+    return found
+
+
+def estimate(given: argparse.Namespace, rows: Rows) -> None:
+    """A line for each part of each task."""
+    from m2fedsa.comparing.jobs import workers
+
+    total = 0.0
+    for plan in plans(given):
+        for part in given.part or PARTS:
+            due = [one for stage in plan.stages(part, rows) for one in stage if not rows.has(one)]
+            work = sum(map(rows.seconds, due))
+            if part == "factors" and not due and not rows.best(plan.task, BEST):
+                number = BEST * len(plan.task.seeds) * len(FACTORS)
+                due, work = [None] * number, plan.task.seconds * number  # type: ignore[list-item]
+            at_once = given.processes or (workers([due[0].job]) if due and due[0] else os.cpu_count() or 1)
+            total += work / at_once
+            print(f"{plan.task.recipe:<14} {part:<10} {len(due):>4} runs  {work / at_once / 3600:5.1f} hours with {at_once} at once")
+    print(f"{'together':<30}        {total / 3600:5.1f} hours")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    given = options().parse_args(arguments)
+    store = Store(given.rows)
+    if given.estimate:
+        estimate(given, Rows(store))
+        return
+    if not given.render:
+        for part in given.part or PARTS:
+            for plan in plans(given):
+                for stage in plan.stages(part, Rows(store)):
+                    run_due(stage, store, given.runs, given.processes)
+    from study_table import render
+
+    text = render(store.rows)
+    if given.table:
+        given.table.write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
