@@ -5,6 +5,10 @@ import runpy
 from pathlib import Path
 
 import pytest
+from tests.integration import small
+
+from m2fedsa import recipes
+from m2fedsa.config import Config
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -51,3 +55,42 @@ def test_many_clients(quick):
         assert few["wall"]["least"] > 0
     assert record["bytes"]["without"]["traced"]["idle"] < record["goal"]
     assert "checkpoint" in printed
+
+
+def test_study_goes_on_where_it_was_stopped_and_makes_its_tables(monkeypatch, tmp_path, capsys):
+    """The search decides on seeds of its own, nothing is run twice, tables come from the rows alone."""
+    settings = small.tables(small.save_encoders(tmp_path / "encoders")) | {"averaging": {"rules": []}}
+    settings["federation"] = {"rounds": 1, "batch_size": 8}
+    monkeypatch.setitem(recipes.RECIPES, "small", lambda: Config.from_mapping(settings))
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    study = runpy.run_path(str(BENCHMARKS / "study.py"))
+    main = study["main"]
+    main.__globals__["TASKS"] = (study["Task"]("small", 1, (0.001, 0.1), seeds=(5, 6), search=(20, 21)),)
+    rows, runs, table = tmp_path / "rows.jsonl", tmp_path / "runs", tmp_path / "study.md"
+    given = ["--set=data.clients=4", "--arm=m2fedsa", "--arm=closed_form", "--arm=no_ma", f"--rows={rows}", f"--runs={runs}"]
+    given += ["--processes=1", f"--table={table}"]
+    main([*given, "--part=methods", "--part=ablations"])
+    kept = [json.loads(line) for line in rows.read_text().splitlines()]
+    searched, told = ([row for row in kept if row["stage"] == stage] for stage in ("search", "report"))
+    assert [(row["arm"], row["seed"]) for row in searched] == [("m2fedsa", 20)] * 2 + [("m2fedsa", 21)] * 2
+    assert all(row["outcome"]["test"] is None for row in searched)
+    assert [(row["arm"], row["seed"]) for row in told] == [(arm, seed) for arm in ("m2fedsa", "closed_form", "no_ma") for seed in (5, 6)]
+    assert len({row["outcome"]["digest"] for row in kept}) == len(kept) == 10
+    judged = {f"learning_rate={rate}": 0.0 for rate in ("0.001", "0.1")}
+    for row in searched:
+        judged[row["candidate"]] += row["outcome"]["validation"]["fused"]["accuracy"]
+    assert told[0]["candidate"] == told[4]["candidate"] == max(judged, key=judged.get)
+    mean = sum(row["outcome"]["test"]["fused"]["accuracy"] for row in told[:2]) / 2
+    assert f"| m2fedsa | {told[0]['candidate']} (edge) | 5, 6 | {mean:.3f} ±" in table.read_text()
+    assert not list(runs.rglob("*.json"))
+    # Once more: what is kept stays, and what lacks is run.
+    first, lines = table.read_text(), rows.read_text().splitlines()
+    rows.write_text("\n".join(lines[:-1]) + "\n")
+    main([*given, "--part=methods", "--part=ablations"])
+    assert [{**json.loads(line)["outcome"], "seconds": 0} for line in rows.read_text().splitlines()] == [
+        {**row["outcome"], "seconds": 0} for row in kept
+    ]
+    assert table.read_text() == first
+    capsys.readouterr()
+    main([*given, "--estimate"])
+    assert "small          methods       0 runs" in capsys.readouterr().out

@@ -157,9 +157,18 @@ def test_rows_that_cannot_be_used(load, mine):
         ("id,image,title,label,split\n1,2,3,4,5\n", "the column category is missing. Its head line names id, image, title, label, split."),
         ("", "there is no head line."),
         ("id,image,title,label,category,split\n", "there is not one row beneath the head line."),
-        ("id,image,title,label,category,split\n1,2,3,4,5,6\n1,2\n", "1 of 2 rows cannot be read.\n       row 2, (the row): has 2 cells, but the head line 6; look for a quote"),
-        ("id,image,title,label,category,split\n1,2,3,4,5,6,7\n", "1 of 1 rows cannot be read.\n       row 1, (the row): has 7 cells, but the head line 6; look for a quote"),
-        ("id,image,title,label,category,split\n1,2,caf\xe9,4,5,6\n".encode("latin-1"), "1 of 1 rows cannot be read.\n       row 1, title: the byte 0xe9 is not UTF-8 (in Latin-1 it reads 'café'); save"),
+        (
+            "id,image,title,label,category,split\n1,2,3,4,5,6\n1,2\n",
+            "1 of 2 rows cannot be read.\n       row 2, (the row): has 2 cells, but the head line 6; look for a quote",
+        ),
+        (
+            "id,image,title,label,category,split\n1,2,3,4,5,6,7\n",
+            "1 of 1 rows cannot be read.\n       row 1, (the row): has 7 cells, but the head line 6; look for a quote",
+        ),
+        (
+            "id,image,title,label,category,split\n1,2,caf\xe9,4,5,6\n".encode("latin-1"),
+            "1 of 1 rows cannot be read.\n       row 1, title: the byte 0xe9 is not UTF-8 (in Latin-1 it reads 'café'); save",
+        ),
     ],
 )
 def test_a_table_that_cannot_be_used(load, tmp_path, content, said):
