@@ -29,7 +29,8 @@ def read_rows(path: Path, needed: Sequence[str]) -> list[dict[str, str]]:
     if faults:
         told = [f"row {fault.row + 1}, {fault.column}: {fault.what}" for fault in faults[:TOLD]]
         more = [f"and {len(faults) - TOLD:,} more"] if len(faults) > TOLD else []
-        raise DataError("\n       ".join([f"{path}: {len({fault.row for fault in faults}):,} of {len(rows):,} rows cannot be read.", *told, *more]))
+        first = f"{path}: {len({fault.row for fault in faults}):,} of {len(rows):,} rows cannot be read."
+        raise DataError("\n       ".join([first, *told, *more]))
     return rows
 
 
