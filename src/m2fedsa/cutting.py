@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from m2fedsa.durable import unfinished
 from m2fedsa.errors import ConfigError, StorageError
+from m2fedsa.hub import reachable
 from m2fedsa.ledger import whole_flops
 from m2fedsa.models.architectures import Pooling, architecture
 from m2fedsa.models.cut import Head, specify, verify
 from m2fedsa.models.encoders import folder_of, load
 from m2fedsa.models.examples import example_for
 from m2fedsa.models.frozen import Frozen
-from m2fedsa.models.hub import reachable
 from m2fedsa.models.plan import Plan, plan
 from m2fedsa.models.quantise import HeadDtype, in_float32
 from m2fedsa.models.shapes import RANDOM

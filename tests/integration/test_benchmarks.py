@@ -47,6 +47,16 @@ def test_run(quick):
     assert "peak memory" in printed
 
 
+def test_many_rows(quick):
+    record, printed = quick("many_rows")
+    few, many = (record["starts"][rows][0] for rows in ("200", "400"))
+    for found in (few, many):
+        assert 0 < found["ready"]["cpu"] <= found["first round"]["cpu"]
+        assert 1e8 < found["ready"]["peak"] <= found["first round"]["peak"]
+    assert set(record["bytes a row"]) == {"ready", "first round"}
+    assert "a row more costs" in printed
+
+
 def test_many_clients(quick):
     record, printed = quick("many_clients")
     for books in ("new", "full"):

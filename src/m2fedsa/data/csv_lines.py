@@ -71,11 +71,11 @@ def _cells(path: Path, lines: Iterator[list[str]], names: Sequence[str], faults:
             told = f"has {len(line)} cells, but the head line {len(names)}; look for a quote or a mark too many or too few"
             faults.append(Fault(row, WHOLE, told))
             line = [*line, *[""] * len(names)][: len(names)]
-        yield [_sound(cell, row, name, faults) for cell, name in zip(line, names, strict=True)]
+        yield line if "".join(line).isascii() else [_sound(cell, row, name, faults) for cell, name in zip(line, names, strict=True)]
 
 
 def _sound(cell: str, row: int, name: str, faults: list[Fault]) -> str:
-    if cell.isascii() or not any("\udc80" <= letter <= "\udcff" for letter in cell):
+    if not any("\udc80" <= letter <= "\udcff" for letter in cell):
         return cell
     wrong = next(letter for letter in cell if "\udc80" <= letter <= "\udcff")
     shown = cell.encode("utf-8", "surrogateescape").decode("latin-1")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from m2fedsa.errors import WeightsError
-from m2fedsa.models.hub import reachable, refusal
+from m2fedsa.hub import reachable, refusal
 from m2fedsa.models.shapes import RANDOM, drawn
 
 if TYPE_CHECKING:

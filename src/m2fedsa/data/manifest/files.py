@@ -8,7 +8,7 @@ from typing import Any
 
 from m2fedsa.data.columns import Fault
 from m2fedsa.data.csv_lines import WHOLE, check_encoding, csv_lines
-from m2fedsa.data.manifest.rows import TOGETHER, Rows, spooled
+from m2fedsa.data.manifest.rows import TOGETHER, Rows, at_a_time, spooled
 from m2fedsa.errors import DataError
 
 
@@ -61,7 +61,9 @@ def read_parquet(path: Path) -> Rows:
 
     try:
         file = pyarrow.parquet.ParquetFile(path)
-        table = spooled(file.schema_arrow, file.iter_batches(TOGETHER))
+        groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
+        together = min((at_a_time(group.total_byte_size, group.num_rows) for group in groups), default=TOGETHER)
+        table = spooled(file.schema_arrow, file.iter_batches(together))
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{path}: cannot be read as Parquet ({str(error).rstrip('.')}).") from error
     return Rows(str(path), path.parent, table, classes=_class_names(table.schema))

@@ -5,6 +5,7 @@ from typing import Any
 
 from m2fedsa.data.manifest.rows import Rows
 from m2fedsa.errors import DataError
+from m2fedsa.hub import reachable
 
 
 def read_dataset(name: str, path: Path) -> Rows:
@@ -15,8 +16,9 @@ def read_dataset(name: str, path: Path) -> Rows:
     import datasets
 
     try:
-        saved = path.is_dir() and ((path / "dataset_dict.json").is_file() or (path / "dataset_info.json").is_file())
-        loaded = datasets.load_from_disk(str(path)) if saved else datasets.load_dataset(str(path) if path.is_dir() else name)
+        loaded = _in_folder(path) if path.is_dir() else _by_name(name)
+    except DataError:
+        raise
     except Exception as error:  # whatever a builder, the hub or the disk lets out
         reason = str(error).strip().partition("\n")[0].rstrip(".")
         kind = "no data set can be read from this folder" if path.is_dir() else "no such file, and no such data set on the hub"
@@ -38,6 +40,33 @@ def read_dataset(name: str, path: Path) -> Rows:
     features = next(iter(splits.values())).features
     classes = {key: list(one.names) for key, one in features.items() if isinstance(one, datasets.ClassLabel)}
     return Rows(name, path if path.is_dir() else Path.cwd(), whole, classes=classes)
+
+
+def _in_folder(path: Path) -> Any:
+    import datasets
+
+    saved = (path / "dataset_dict.json").is_file() or (path / "dataset_info.json").is_file()
+    return datasets.load_from_disk(str(path)) if saved else datasets.load_dataset(str(path))
+
+
+def _by_name(name: str) -> Any:
+    """From the hub, or from the cache of data sets where the hub cannot be reached: asking it in vain would take half a minute."""
+    import datasets
+
+    if reachable():
+        return datasets.load_dataset(name)
+    before = datasets.config.HF_HUB_OFFLINE
+    datasets.config.HF_HUB_OFFLINE = True
+    try:
+        return datasets.load_dataset(name)
+    except (ConnectionError, FileNotFoundError) as error:
+        raise DataError(
+            f"{name}: there is no such file or folder (in {Path.cwd()}), no data set of that name in the cache "
+            f"{datasets.config.HF_DATASETS_CACHE}, and the hub cannot be reached. Load it once where there is a network "
+            f"(datasets.load_dataset({name!r})) and copy the cache, or give a file or folder."
+        ) from error
+    finally:
+        datasets.config.HF_HUB_OFFLINE = before
 
 
 def _undecoded(dataset: Any) -> Any:

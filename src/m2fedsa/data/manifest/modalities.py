@@ -1,6 +1,7 @@
 """From the columns of a manifest to the modalities of the settings."""
 
 import difflib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -138,13 +139,18 @@ def series_of(rows: Rows, column: str, row: int) -> np.ndarray:
 
 def source_of(rows: Rows, column: str, row: int) -> Source:
     """The file that a cell names, or its content. `DataError` where it is neither."""
-    cell = rows.cell(column, row)
+    source = source_in(rows, rows.cell(column, row))
+    return Path(source) if isinstance(source, str) else source
+
+
+def source_in(rows: Rows, cell: Any) -> bytes | str:
+    """The same of what stands in a cell; a path as text, which a hundred thousand of them are found by in a tenth of the time."""
     if isinstance(cell, Mapping):
         cell = cell.get("bytes") if cell.get("bytes") is not None else cell.get("path")
     if isinstance(cell, bytes):
         return cell
     if isinstance(cell, str):
-        return rows.root / Path(cell.strip()).expanduser()
+        return os.path.join(rows.root, os.path.expanduser(cell.strip()))  # noqa: PTH111, PTH118
     raise DataError(f"{cell!r} is neither a path nor the content of a file")
 
 

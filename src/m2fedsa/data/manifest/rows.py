@@ -19,7 +19,14 @@ if TYPE_CHECKING:
     import pyarrow
 
 TOGETHER = 8192
-"""Rows that are read and written at a time."""
+"""Rows that are read and written at a time, at most."""
+_BYTES = 1 << 24
+"""Of rows that are in memory at a time, about; they may hold whole files."""
+
+
+def at_a_time(size: int, rows: int) -> int:
+    """How many of so many rows, which have `size` bytes together, may be in memory at a time."""
+    return max(1, min(TOGETHER, _BYTES * rows // max(size, 1)))
 
 
 @dataclass(frozen=True)
@@ -46,12 +53,15 @@ class Rows:
 
     def cell(self, name: str, row: int) -> Any:
         """What stands there: text (all that a CSV has), a number, bytes, a mapping (data sets with pictures), a list; None for nothing."""
-        return next(self._told(name, [self.table.column(name)[row].as_py()]))
+        value = self.table.column(name)[row].as_py()
+        return _named(self.classes[name], value) if name in self.classes else _or_none(value)
 
     def column(self, name: str) -> Iterator[Any]:
         """All cells of a column, as `cell` gives them."""
         for chunk in self.table.column(name).chunks:
-            yield from self._told(name, chunk.to_pylist())
+            step = at_a_time(chunk.nbytes, len(chunk))
+            for begin in range(0, len(chunk), step):
+                yield from self._told(name, chunk.slice(begin, step).to_pylist())
 
     def records(self, names: Sequence[str], rows: Sequence[int]) -> list[tuple[Any, ...]]:
         """The cells of these rows in these columns."""
@@ -61,11 +71,7 @@ class Rows:
 
     def _told(self, name: str, values: Iterable[Any]) -> Iterator[Any]:
         names = self.classes.get(name)
-        for value in values:
-            if names is not None and isinstance(value, int):
-                yield names[value] if 0 <= value < len(names) else None
-            else:
-                yield None if isinstance(value, str) and not value.strip() else value
+        return (_or_none(value) for value in values) if names is None else (_named(names, value) for value in values)
 
     def require(self, name: str, setting: str) -> str:
         """`name`, if there is such a column. `DataError` names the nearest."""
@@ -74,6 +80,17 @@ class Rows:
         near = difflib.get_close_matches(name, self.names, n=1)
         advice = f"Did you mean {near[0]!r}?" if near else f"There are {', '.join(self.names)}."
         raise DataError(f"{self.source}: {setting} = {name!r}, but there is no such column. {advice}")
+
+
+def _or_none(value: Any) -> Any:
+    return None if isinstance(value, str) and not value.strip() else value
+
+
+def _named(names: Sequence[str], value: Any) -> Any:
+    """A class by its number; what is no number stands for itself."""
+    if not isinstance(value, int):
+        return _or_none(value)
+    return names[value] if 0 <= value < len(names) else None
 
 
 def spooled(schema: "pyarrow.Schema", batches: "Iterator[pyarrow.RecordBatch]") -> "pyarrow.Table":

@@ -67,6 +67,43 @@ def test_a_hugging_face_data_set(tmp_path, saved):
     assert rows.classes["label"] == ["no", "yes"]
 
 
+@pytest.fixture
+def offline(tmp_path, monkeypatch):
+    """No hub, and an empty cache of data sets: its folder."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_a_data_set_by_its_name_from_the_cache(tmp_path, offline):
+    """What `load_dataset` left in the cache where there was a network: here made from a folder, and moved to where the name has it."""
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])})
+    (tmp_path / "reviews").mkdir()
+    for split, texts in (("train", ["a", "b"]), ("test", ["c"])):
+        made = datasets.Dataset.from_dict({"text": texts, "label": [1, 0][: len(texts)]}, features)
+        made.to_parquet(tmp_path / "reviews" / f"{split}-0.parquet")
+    datasets.load_dataset(str(tmp_path / "reviews"))
+    (offline / "reviews").rename(offline / "somebody___reviews")
+    before = datasets.config.HF_HUB_OFFLINE
+    rows = read_rows("somebody/reviews")
+    assert [list(rows.column(name)) for name in ("text", "label", "split")] == [
+        ["a", "b", "c"],
+        ["yes", "no", "yes"],
+        ["train"] * 2 + ["test"],
+    ]
+    assert (rows.source, rows.classes["label"]) == ("somebody/reviews", ["no", "yes"])
+    assert datasets.config.HF_HUB_OFFLINE is before
+
+
+@pytest.mark.parametrize("name", ["somebody/nothing", "nothing", "a/b/c"])
+def test_a_name_that_is_not_in_the_cache(offline, name):
+    with pytest.raises(DataError) as refusal:
+        read_rows(name)
+    said = str(refusal.value)
+    assert said.startswith(f"{name}: there is no such file or folder (in ")
+    assert f"no data set of that name in the cache {offline}, and the hub cannot be reached. Load it once where" in said
+
+
 # --- what is wrong with a file --------------------------------------------------------------------------------------------------------
 
 
