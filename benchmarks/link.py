@@ -1,12 +1,12 @@
 """What the link to the main server costs: a step over loopback gRPC and mTLS against one in process, echoes against a raw TCP socket, and
 sixteen clients at once against the main server alone.
 
-Two things that are compared are timed in turn within one run. In an echo the other end runs in a process of its own.
+Two things that are compared are timed in turn within one run. In an echo the other end runs in a process of its own. `nvflare_echo.py` and
+`flower_round.py` do the same with NVFlare and Flower.
 """
 
 import contextlib
 import multiprocessing
-import socket
 import statistics
 import threading
 import time
@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from measuring import conclude, options, table
+from measuring import Spread, conclude, options, ratios, table
+from measuring.tcp import Tcp
 
 from m2fedsa import identity
 from m2fedsa.assembly import Extensions, assemble, cpu_threads
@@ -26,6 +27,7 @@ from m2fedsa.links.grpc_server import LinkServer
 from m2fedsa.links.port import Link
 from m2fedsa.links.worker import Worker
 from m2fedsa.messages import Activation, ActivationGradients, Activations, Features, Gradients, RoundPlan
+from m2fedsa.recipes.digits import digits
 from m2fedsa.recipes.paper_shapes import paper_shapes
 
 GOALS = {"step": 1.15, "echo without TLS": 0.5, "echo with TLS": 0.3, "sixteen clients": 0.9}
@@ -81,24 +83,6 @@ def serve_echo(keys: Keys | None, ready: Any) -> None:
     link.stop()
 
 
-def serve_tcp(ready: Any) -> None:
-    """A plain socket that sends back what it receives, whole."""
-    with socket.create_server(("127.0.0.1", 0)) as door:
-        ready.send(door.getsockname()[1])
-        with door.accept()[0] as peer:
-            peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            while size := int.from_bytes(peer.recv(8, socket.MSG_WAITALL), "little"):
-                content = bytearray(size)
-                received(peer, content)
-                peer.sendall(content)
-
-
-def received(peer: socket.socket, into: bytearray) -> None:
-    view = memoryview(into)
-    while view:
-        view = view[peer.recv_into(view) :]
-
-
 @contextlib.contextmanager
 def apart(work: Callable[..., None], *given: Any) -> Iterator[int]:
     """A port behind which `work` runs in another process."""
@@ -116,16 +100,14 @@ def apart(work: Callable[..., None], *given: Any) -> Iterator[int]:
 def echo_rates(repeats: dict[str, int]) -> dict[str, dict[str, list[float]]]:
     """Seconds of echoes: by size, by way. The servers are forked before this process has a thread of gRPC's."""
     keys = Keys()
-    with apart(serve_tcp) as tcp, apart(serve_echo, None) as plain, apart(serve_echo, keys) as tls:
-        raw = socket.create_connection(("127.0.0.1", tcp))
-        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    with apart(serve_echo, None) as plain, apart(serve_echo, keys) as tls, Tcp() as tcp:
         links = {"without TLS": GrpcLink(f"localhost:{plain}", None), "with TLS": GrpcLink(f"localhost:{tls}", keys.of("a"))}
         sessions = {name: link.session("a", 1) for name, link in links.items()}
         found: dict[str, dict[str, list[float]]] = {}
         for size, numbers in SIZES.items():
             hidden = torch.randn(1, numbers)
             said = Activations({"x": Activation(hidden, torch.zeros(1, dtype=torch.int64), None, {})}, torch.ones(1, 1, dtype=torch.bool))
-            ways: dict[str, Callable[[], object]] = {"raw TCP": lambda hidden=hidden: tcp_echo(raw, hidden)}
+            ways: dict[str, Callable[[], object]] = {"raw TCP": lambda hidden=hidden: tcp.echo(memoryview(hidden.numpy()).cast("B"))}
             ways |= {name: lambda one=one, said=said: one.forward(said) for name, one in sessions.items()}
             times: dict[str, list[float]] = {name: [] for name in ways}
             for turn in range(repeats[size] + 3):
@@ -137,17 +119,7 @@ def echo_rates(repeats: dict[str, int]) -> dict[str, dict[str, list[float]]]:
             found[size] = times
         for link in links.values():
             link.close()
-        raw.close()
     return found
-
-
-def tcp_echo(raw: socket.socket, hidden: torch.Tensor) -> None:
-    content = memoryview(hidden.numpy()).cast("B")
-    raw.sendall(len(content).to_bytes(8, "little"))
-    sender = threading.Thread(target=raw.sendall, args=(content,))
-    sender.start()
-    received(raw, bytearray(len(content)))
-    sender.join()
 
 
 # --- steps --------------------------------------------------------------------------------------------------------------------------
@@ -169,56 +141,58 @@ class Laps:
         return answer
 
 
-def measured(quick: bool, steps: int, clients: int) -> dict[str, Any]:
-    """A step in turn over both links; then all clients at once against the same number of steps in process."""
-    settings = paper_shapes(clients=2).override(
-        [
-            "federation.batch_size=8",
-            "data.options.samples_per_client=8",
-            "compute.threads=1",
-            *(["compute.precision=float32"] if quick else []),
-        ]
-    )
-    who = assemble(settings, Extensions())
+def at_once(laps: Sequence[Laps]) -> None:
+    """A step of every client, each in a thread of its own."""
+    threads = [threading.Thread(target=one.step, args=(0,)) for one in laps]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def measured(quick: bool, steps: int, clients: int, turns: int) -> dict[str, Any]:
+    """A step in turn over both links; then a step of all clients at once and as many steps in process, in turn."""
+    settings = digits(clients=2) if quick else paper_shapes(clients=2)
+    changes = ["federation.batch_size=8", "data.multimodal_fraction=1.0", "compute.threads=1"]
+    if not quick:
+        changes.append("data.options.samples_per_client=8")
+    who = assemble(settings.override(changes), Extensions())
     names = [f"client {number}" for number in range(clients)]
     first = next(iter(who.data.clients))
     host, keys = who.coordination, Keys()
     modalities = who.blueprint.modalities
-    host.begin(RoundPlan(1, "fusion", 1, dict.fromkeys(["in process", *names], modalities), 1e-4, (0.6, 0.2, 0.2)))
+    host.begin(RoundPlan(1, "fusion", 1, dict.fromkeys(["in process", "over gRPC", *names], modalities), 1e-4, (0.6, 0.2, 0.2)))
     said = [recorded(who, first)]
     worker = Worker(1)
     server = LinkServer(host, worker, Gate(RUN, keys.fed.key.public_key()))
     port = server.start("127.0.0.1:0", keys.main)
     links = {}
-    for name in names:
+    for name in ("over gRPC", *names):
         me = keys.of(name)
         links[name] = GrpcLink(f"localhost:{port}", me)
         links[name].token = keys.token(name, me)
-    here, there = Laps(Direct(host, worker), "in process", said), Laps(links[names[0]], names[0], said)
+    here = Laps(Direct(host, worker), "in process", said)
+    there = Laps(links["over gRPC"], "over gRPC", said)
     for number in range(steps + 1):
         for one in (here, there):
             one.step(number)
-    alone = Laps(Direct(host, worker), "in process", said)
-    began = time.perf_counter()
-    for number in range(clients * 2):
-        alone.step(number)
-    alone_seconds = time.perf_counter() - began
+    compared = [times[1 : steps + 1] for times in (here.seconds, there.seconds)]
     laps = [Laps(links[name], name, said) for name in names]
-    threads = [threading.Thread(target=lambda one=one: [one.step(number) for number in range(2)]) for one in laps]
-    began = time.perf_counter()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    together = time.perf_counter() - began
+    alone, together = list[float](), list[float]()
+    kinds = ((alone, lambda: [here.step(number) for number in range(clients)]), (together, lambda: at_once(laps)))
+    for turn in range(turns):
+        for times, work in kinds if turn % 2 else reversed(kinds):
+            began = time.perf_counter()
+            work()
+            times.append(time.perf_counter() - began)
     for link in links.values():
         link.close()
     server.stop()
     return {
-        "step": statistics.median(b / a for a, b in zip(here.seconds[1:], there.seconds[1:], strict=True)),
-        "in process, s": statistics.median(here.seconds[1:]),
-        "over gRPC, s": statistics.median(there.seconds[1:]),
-        "sixteen clients": alone_seconds / together,
+        "step": ratios(compared[1], compared[0])._asdict(),
+        "in process, s": statistics.median(compared[0]),
+        "over gRPC, s": statistics.median(compared[1]),
+        "at once": ratios(alone, together)._asdict(),
         "bytes": said[0].nbytes,
     }
 
@@ -263,6 +237,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     parser = options(__doc__)
     parser.add_argument("--steps", type=int, help="timed steps a link (8)")
     parser.add_argument("--clients", type=int, default=16)
+    parser.add_argument("--turns", type=int, help="timed steps of all clients at once (3)")
     given = parser.parse_args(arguments)
     repeats = dict(zip(SIZES, (10, 3) if given.quick else (200, 30), strict=True))
     with cpu_threads(1):
@@ -274,11 +249,13 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
             rows.append([size, *(f"{1000 * seconds:.2f} ms ({record[size][name]:.2f})" for name, seconds in middle.items())])
         print("an echo: median (rate relative to raw TCP)\n")
         table(["size", "raw TCP", "our link, no TLS", "our link, mTLS"], rows)
-        steps = measured(given.quick, given.steps or (2 if given.quick else 8), 2 if given.quick else given.clients)
+        clients = 2 if given.quick else given.clients
+        steps = measured(given.quick, given.steps or (1 if given.quick else 8), clients, given.turns or (1 if given.quick else 3))
+    where = f"{'digits' if given.quick else 'paper_shapes'}, batch 8, {steps['bytes'] / 1e6:.1f} MB up"
     print(
-        f"\na step at paper_shapes, batch 8, {steps['bytes'] / 1e6:.1f} MB up: in process {steps['in process, s']:.2f} s, over gRPC with "
-        f"mTLS {steps['over gRPC, s']:.2f} s; median of the ratios {steps['step']:.3f} (goal: at most {GOALS['step']})"
-        f"\n{given.clients} clients at once: {steps['sixteen clients']:.3f} of the throughput of the main server alone "
+        f"\na step at {where}: in process {steps['in process, s']:.2f} s, over gRPC with mTLS {steps['over gRPC, s']:.2f} s; "
+        f"ratios {Spread(**steps['step']).text(digits=3)} (goal: at most {GOALS['step']})"
+        f"\n{clients} clients at once, relative to the main server alone: {Spread(**steps['at once']).text(digits=3)} "
         f"(goal: {GOALS['sixteen clients']})"
     )
     return conclude({"benchmark": "link", "echo": record, "steps": steps, "goals": GOALS}, given.out)

@@ -104,3 +104,14 @@ def test_study_goes_on_where_it_was_stopped_and_makes_its_tables(monkeypatch, tm
     capsys.readouterr()
     main([*given, "--estimate"])
     assert "small          methods       0 runs" in capsys.readouterr().out
+
+
+def test_link(quick):
+    record, printed = quick("link")
+    for found in record["echo"].values():
+        assert found["raw TCP"] == 1.0
+        assert 0 < found["with TLS"] < 3
+    steps = record["steps"]
+    assert 0 < steps["at once"]["least"] <= steps["at once"]["largest"]
+    assert steps["step"]["median"] > 0
+    assert "2 clients at once" in printed

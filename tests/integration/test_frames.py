@@ -1,10 +1,15 @@
 """What crosses the line: nothing but the four messages, none of a client's inputs, labels or logits; and what a main server does with
 frames that nobody of ours would send."""
 
+import itertools
 import json
+import math
 import random
 import struct
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -20,11 +25,13 @@ from torch import Tensor
 import m2fedsa.client.local_round
 import m2fedsa.client.sweep
 from m2fedsa.client import Client
+from m2fedsa.client.batch import unimodal_logits
 from m2fedsa.coordination.grpc_client import GrpcCoordination
 from m2fedsa.data.samples import ClientData, FederatedData, InMemorySamples
 from m2fedsa.federation.in_process import InProcessFederation
 from m2fedsa.links.frames import HEADER, Incoming, Outgoing
 from m2fedsa.links.grpc_client import channel
+from m2fedsa.links.port import Session
 from m2fedsa.links.talk import SERVICE, STREAM, TOKEN, Close, Closed, Greeting, Open, Refusal, Waiting
 from m2fedsa.links.wire import decode, encode
 from m2fedsa.messages import (
@@ -99,11 +106,13 @@ class Line:
         monkeypatch.setattr(Incoming, "add", add)
 
 
-def remembering(what: Callable[..., object], secrets: dict[str, bytes]) -> Callable[..., object]:
-    """Remembers every tensor of logits that a function gives."""
+def remembering(what: Callable[..., object], secrets: dict[str, bytes], open_: list[bytes]) -> Callable[..., object]:
+    """Remembers every tensor of logits that a function gives; `open_`: the features that it made them of, which had crossed the line."""
 
     def asked(*args: object, **kwargs: object) -> object:
         answer = what(*args, **kwargs)
+        if what is unimodal_logits:
+            open_.extend(raw_bytes(pooled.detach()) for pooled in args[1].values())
         for logits in answer.values() if isinstance(answer, dict) else [answer]:
             if len(logits.unique()) > 8:
                 secrets[f"logits {len(secrets)}"] = raw_bytes(logits)
@@ -116,7 +125,7 @@ def test_inputs_labels_and_logits_never_reach_the_main_server(tmp_path: Path, mo
     """Two rounds, one of each phase, with warm-start sums and an evaluation; then all frames and the main server's memory are searched."""
     data = marked(worlds.federated(unlabelled=0.3))
     who = worlds.parties(worlds.config(**SETTINGS), data)
-    line, secrets = Line(), dict[str, bytes]()
+    line, secrets, open_ = Line(), dict[str, bytes](), list[bytes]()
     secrets["pictures and recordings"] = struct.pack("<ff", *CANARY)
     secrets["words"] = torch.tensor(WORDS).numpy().tobytes()
     for name, client in data.clients.items():
@@ -125,9 +134,9 @@ def test_inputs_labels_and_logits_never_reach_the_main_server(tmp_path: Path, mo
             if samples is not None and len(samples.labels.unique()) > 2:  # five times the same number is found anywhere
                 secrets[f"labels of {name}, {split}"] = raw_bytes(samples.labels)
                 secrets[f"labels of {name}, {split}, in 32 bits"] = raw_bytes(samples.labels.int())
-    places = ((m2fedsa.client.local_round, "unimodal_logits"), (m2fedsa.client.local_round, "join"), (m2fedsa.client.sweep, "join"))
-    for module, function in places:
-        monkeypatch.setattr(module, function, remembering(getattr(module, function), secrets))
+    for module in (m2fedsa.client.local_round, m2fedsa.client.sweep):
+        for function in ("unimodal_logits", "join"):
+            monkeypatch.setattr(module, function, remembering(getattr(module, function), secrets, open_))
     line.tap(monkeypatch)
     with main_server(tmp_path, SETTINGS) as server:
         links = net.Links(f"localhost:{server.port}")
@@ -147,8 +156,10 @@ def test_inputs_labels_and_logits_never_reach_the_main_server(tmp_path: Path, mo
         assert round_plan.phase == "transfer"
         assert not [one for one in federation.run(who.fed_server.evaluation("test")) if isinstance(one, Failure)]
         assert len(secrets) > 30
-        # The search finds what is there: the tap saw activations, and the memory holds what was sent last.
+        # The search finds what is there.
         sent = b"".join(frame[HEADER:] for frame in line.frames)
+        assert open_
+        assert [features for features in open_ if features not in sent] == []
         assert server.holds({"there": net.RUN.encode(), "not there": b"nor anywhere " * 2 + bytes(range(40))}) == ["there"]
         assert [name for name, secret in secrets.items() if secret in sent] == []
         assert server.holds(secrets) == []
@@ -208,11 +219,16 @@ WAITS = 3.0
 class Stranger:
     """A client with a good certificate and a good token that sends bad frames."""
 
-    def __init__(self, server: Apart, draw: random.Random) -> None:
-        self.way = channel(f"localhost:{server.port}", net.party("ann"))
-        self.draw, self.sent, self.heard = draw, 0, dict[str, int]()
+    def __init__(self, server: Apart, name: str, seed: int) -> None:
+        self.way = channel(f"localhost:{server.port}", net.party(name))
+        self.name, self.draw, self.sent, self.heard = name, random.Random(seed), 0, Counter[str]()
         self._call = self.way.stream_stream(f"/{SERVICE}/{STREAM}")
-        self._tokens = {1: net.token("ann", "train", 1, expires=2e10), None: net.token("ann", "evaluate", 0, expires=2e10)}
+        self._tokens = {1: net.token(name, "train", 1, expires=2e10), None: net.token(name, "evaluate", 0, expires=2e10)}
+
+    def send(self, number: int) -> None:
+        """Streams, until it has sent so many mutated frames in all."""
+        while self.sent < number:
+            self.attempt()
 
     def attempt(self) -> None:
         """One stream, in which every frame may be mutated, until it ends."""
@@ -221,7 +237,7 @@ class Stranger:
         frames: list[bytes] = []
         answers = self._call(iter_from(frames), metadata=((TOKEN, self._tokens[wanted]),), timeout=WAITS)
         try:
-            answer = self._exchange(answers, out, into, frames, Open("0", "ann", wanted))
+            answer = self._exchange(answers, out, into, frames, Open("0", self.name, wanted))
             if isinstance(answer, Greeting):
                 out.session = into.session = answer.session
             features: object = None
@@ -236,7 +252,7 @@ class Stranger:
                 answer = self._exchange(answers, out, into, frames, message)
             del features
         except grpc.RpcError as error:
-            self._note(f"grpc {error.code().name}")
+            self.heard[f"grpc {error.code().name}"] += 1
         finally:
             frames.append(None)
             answers.cancel()
@@ -252,18 +268,13 @@ class Stranger:
             body = next((body for body in map(into.add, answers) if body is not None), None)
             answer = None if body is None else decode(body, *kinds)
             if isinstance(answer, Refusal):
-                self._note(answer.kind)
+                self.heard[answer.kind] += 1
             if not isinstance(answer, Waiting):
                 return answer
-
-    def _note(self, what: str) -> None:
-        self.heard[what] = self.heard.get(what, 0) + 1
 
 
 def iter_from(frames: list[bytes | None]) -> Iterator[bytes]:
     """What is put into a list, as it is put there."""
-    import time
-
     at = 0
     while True:
         while len(frames) <= at:
@@ -274,28 +285,44 @@ def iter_from(frames: list[bytes | None]) -> Iterator[bytes]:
         at += 1
 
 
-def abused(server: Apart, number: int) -> tuple[dict[str, int], list[int]]:
+STRANGERS = 6
+"""at once, of two clients"""
+
+
+def abused(server: Apart, number: int) -> tuple[Counter[str], list[int]]:
     """Mutated frames, so many; what was answered, and the memory that the server held, tenth by tenth. Beside them a client of ours takes
     its steps, and is answered as in process."""
     apart = worlds.parties(worlds.config(), worlds.federated(seed=99)).coordination
-    stranger, links = Stranger(server, random.Random(1)), net.Links(f"localhost:{server.port}")
+    strangers = [Stranger(server, ("ann", "eve")[seed % 2], seed) for seed in range(STRANGERS)]
+    links = net.Links(f"localhost:{server.port}")
     fed = GrpcCoordination(f"localhost:{server.coordination_port}", net.party(net.FED, net.FED, net.HERE), net.RUN)
     fed.begin(plan())
     apart.begin(plan())
-    memory = []
-    with links.session("cyd", 1) as ours, apart.session("cyd", 1) as theirs:
+    memory, steps = [], itertools.count()
+    with links.session("cyd", 1) as ours, apart.session("cyd", 1) as theirs, ThreadPoolExecutor(STRANGERS) as crowd:
         for tenth in range(10):
-            while stranger.sent < number * (tenth + 1) / 10:
-                stranger.attempt()
-            (features, answer), (expected, back) = (step(session, ROSTER["cyd"], tenth) for session in (ours, theirs))
-            assert all(map(torch.equal, [*features.pooled.values(), features.fused], [*expected.pooled.values(), expected.fused]))
-            assert all(map(torch.equal, answer.hidden.values(), back.hidden.values()))
+            share = math.ceil(number * (tenth + 1) / 10 / STRANGERS)
+            sending = [crowd.submit(stranger.send, share) for stranger in strangers]
+            while wait(sending, timeout=1.0).not_done:
+                check_step(ours, theirs, next(steps))
+            for one in sending:
+                one.result()
+            check_step(ours, theirs, next(steps))
             memory.append(server.memory())
     assert fed.end(accept(cyd=1)).prints == apart.end(accept(cyd=1)).prints
     links.close()
     fed.close()
-    stranger.way.close()
-    return stranger.heard, memory
+    for stranger in strangers:
+        stranger.way.close()
+    assert sum(stranger.sent for stranger in strangers) >= number
+    return sum((stranger.heard for stranger in strangers), Counter()), memory
+
+
+def check_step(ours: Session, theirs: Session, seed: int) -> None:
+    """One session says to the bit what the other says."""
+    (features, answer), (expected, back) = (step(session, ROSTER["cyd"], seed) for session in (ours, theirs))
+    assert all(map(torch.equal, [*features.pooled.values(), features.fused], [*expected.pooled.values(), expected.fused]))
+    assert all(map(torch.equal, answer.hidden.values(), back.hidden.values()))
 
 
 def check_abuse(folder: Path, number: int) -> None:
@@ -303,7 +330,7 @@ def check_abuse(folder: Path, number: int) -> None:
     with main_server(folder, {}) as server:
         heard, memory = abused(server, number)
         assert server.process.poll() is None
-    print(heard, [round(one / 2**20) for one in memory])
+    print(dict(heard), "MiB:", [round(one / 2**20) for one in memory])
     assert set(heard) <= {"ProtocolError", "RefusedError", "DivergedError", "grpc DEADLINE_EXCEEDED"}, heard
     assert heard["ProtocolError"] > number / 10
     assert max(memory[5:]) - memory[2] < 16 * 2**20, memory
