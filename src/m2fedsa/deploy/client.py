@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from m2fedsa.deploy.journal import Journal
 from m2fedsa.deploy.keys import CA, SUPERNODE_KEY, check_keys
 from m2fedsa.deploy.places import KEYS, LOG, STATE, socket_of
-from m2fedsa.deploy.processes import QUIET, Child, adopt_orphans, end
+from m2fedsa.deploy.processes import QUIET, Child, adopt_orphans, end, is_open, reap
 from m2fedsa.deploy.programs import ClientProgram, read_program
 from m2fedsa.errors import Interrupted, RunDirectoryError
 
@@ -80,14 +80,24 @@ class ClientService:
             self.socket.unlink(missing_ok=True)
 
     def _tend(self) -> None:
-        """Keep a SuperNode running."""
+        """Keep a SuperNode running, once there is a SuperLink: without one it ends soon, and its next start costs seconds of computing."""
         while True:
             if self.supernode.process is None or self.supernode.status is not None:
                 if self.supernode.process is not None:
                     self.journal.note("crashed", level="warning", what="supernode", status=self.supernode.status)
                     time.sleep(_AGAIN)
+                    reap()
+                self._await_superlink()
                 self.supernode.start()
             time.sleep(0.5)
+
+    def _await_superlink(self) -> None:
+        told = False
+        while not is_open(self.program.superlink.host, self.program.superlink.port):
+            if not told:
+                self.journal.note("waiting", address=str(self.program.superlink))
+            told = True
+            time.sleep(1.0)
 
 
 def _door(place: Path) -> socket.socket:

@@ -14,7 +14,7 @@ from m2fedsa.deploy.journal import Journal
 from m2fedsa.deploy.keys import CA, SUPERLINK, check_keys
 from m2fedsa.deploy.lead import OUTCOME
 from m2fedsa.deploy.places import KEYS, LOG, STATE
-from m2fedsa.deploy.processes import QUIET, Child, adopt_orphans, end
+from m2fedsa.deploy.processes import QUIET, Child, adopt_orphans, end, is_open
 from m2fedsa.deploy.programs import FedServerProgram, read_program
 from m2fedsa.deploy.registry import Registry
 from m2fedsa.errors import Interrupted, LinkError, M2FedSAError, RunError
@@ -162,7 +162,7 @@ class FedServerService:
     def _answering(self) -> Control | None:
         until = time.monotonic() + _PATIENCE
         while time.monotonic() < until and self.superlink.status is None:
-            if _open(self.program.superlink.port):
+            if is_open("127.0.0.1", self.program.superlink.port):
                 return Control(self.program.superlink.port, self.authority)
             time.sleep(0.2)
         self.journal.note("crashed", level="warning", what="superlink", reason=self.superlink.tail(3))
@@ -188,14 +188,6 @@ class FedServerService:
 
 def _interrupt(*_: object) -> None:
     raise Interrupted("stopped; the last finished round is kept, and the same command goes on from there.")
-
-
-def _open(port: int) -> bool:
-    import socket
-
-    with socket.socket() as probe:
-        probe.settimeout(0.5)
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _path() -> str:

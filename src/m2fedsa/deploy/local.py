@@ -76,7 +76,8 @@ class Local:
         shown = view(self.config, stream)
         following = Following(self.fed_folder / STATE / LOG)
         try:
-            for child in [*self.others, self.fed_server]:
+            # Clients wait for the fed server: with many of them it would be the last to get anywhere.
+            for child in [self.fed_server, *self.others]:
                 child.start()
             self._watch(shown, following)
             return self.out

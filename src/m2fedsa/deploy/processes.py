@@ -3,6 +3,7 @@
 import ctypes
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -91,7 +92,16 @@ def end(children: Sequence[Child], grace: float = _GRACE) -> None:
     _end_descendants()
     for process in running:
         process.wait()
-    _reap()
+    reap()
+
+
+def is_open(host: str, port: int) -> bool:
+    """Whether somebody listens there."""
+    try:
+        socket.create_connection((host, port), timeout=5.0).close()
+    except OSError:
+        return False
+    return True
 
 
 def end_with(supervisor: int) -> None:
@@ -125,7 +135,7 @@ def _signal(leader: int, number: int) -> None:
         os.killpg(leader, number)
 
 
-def _reap() -> None:
+def reap() -> None:
     """Take leave of adopted orphans that have ended."""
     with suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:
