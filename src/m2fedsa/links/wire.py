@@ -48,19 +48,19 @@ class Encoded:
         """In one piece."""
         return b"".join(self.pieces)
 
-    def cut(self, size: int) -> Iterator[bytes]:
-        """In parts of `size` bytes, the last of at most that."""
+    def cut(self, size: int) -> Iterator[list[bytes | memoryview]]:
+        """In parts of `size` bytes, the last of at most that; each as the pieces of memory that it is made of: nothing is copied."""
         part: list[bytes | memoryview] = []
         room = size
         for piece in self.pieces:
             view = memoryview(piece)
             while len(view) > room:
-                yield b"".join([*part, view[:room]])
+                yield [*part, view[:room]]
                 view, part, room = view[room:], [], size
             part.append(view)
             room -= len(view)
         if part:
-            yield b"".join(part)
+            yield part
 
 
 def encode(message: object, width: Width = "float32") -> Encoded:
