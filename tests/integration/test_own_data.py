@@ -6,6 +6,7 @@ import tomllib
 import numpy as np
 import pytest
 import tomli_w
+from PIL import Image
 from tests.integration import small
 from tests.unit.data.manifest import shop
 
@@ -83,6 +84,43 @@ def test_duplicates_are_told(here, capsys):
     printed = capsys.readouterr().out
     assert "duplicates   photo: 2 in another split as well: row 4 (validation) = row 1 (train), row 8 (test) = row 2 (train)" in printed
     assert "duplicates   whole rows: 1 in another split as well: row 8 (test) = row 2 (train)" in printed
+
+
+def test_the_number_of_workers_changes_nothing(here, capsys):
+    """Two rounds on real files, some of them missing: decoded by the client itself, by one thread, by three."""
+    made = shop.rows(24)
+    made[1]["photo"] = made[6]["jingle"] = ""
+    shop.write_manifest(here / "train.csv", made)
+    small.call("init", "--manifest", "train.csv", "--out", "shop.toml", *EMBEDDED)
+    settings_of(here / "shop.toml", federation__rounds=2)
+    digests = {}
+    for workers in (0, 1, 3):
+        words = ["--set", f"compute.workers={workers}", "--set", f"kept.folder=kept{workers}", "--out", f"run{workers}"]
+        assert small.call("run", "shop.toml", *words) == 0
+        digests[workers] = read_json(here / f"run{workers}" / "checkpoint" / "manifest.json")["digest"]
+    assert digests[0] == digests[1] == digests[3]
+    assert small.call("run", "shop.toml", "--set", "seed=1", "--out", "other") == 0
+    assert read_json(here / "other" / "checkpoint" / "manifest.json")["digest"] != digests[0]
+
+
+@pytest.mark.parametrize("workers", [0, 3])
+def test_what_a_worker_cannot_decode_is_named(here, capsys, workers):
+    """Its head is sound, so the run begins; the client that has it does no more."""
+    small.call("init", "--manifest", "train.csv", "--out", "shop.toml", *EMBEDDED)
+    settings_of(here / "shop.toml", data__look="heads")
+    photo = here / "photos" / "06.png"
+    Image.effect_noise((64, 64), 80).save(photo)
+    photo.write_bytes(photo.read_bytes()[:900])
+    capsys.readouterr()
+    assert small.call("run", "shop.toml", "--set", f"compute.workers={workers}", "--out", "run") == 0
+    said = "row 7, photo: photos/06.png: the image cannot be decoded"
+    printed = capsys.readouterr().out
+    assert "photo: 24 files found, 24 heads read, none decoded: a broken one fails its client's round; `m2fedsa data" in printed
+    assert f"without shop-1: {said}" in printed
+    report = (here / "run" / "report.html").read_text()
+    assert said in report
+    assert "Noted about the data" in report
+    assert "1 of 2 clients have training samples of one class only: shop-1 (red)" in report
 
 
 # --- records and series ---------------------------------------------------------------------------------------------------------------

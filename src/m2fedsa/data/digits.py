@@ -20,7 +20,7 @@ from m2fedsa.data.digits_pack import DigitRows, read_digits
 from m2fedsa.data.pairs import draw_pairs, even_classes
 from m2fedsa.data.partition import partitioned
 from m2fedsa.data.samples import SPLITS, FederatedData, InMemorySamples, Split
-from m2fedsa.data.spread import evaluator, group_of, keep_labels, training_clients
+from m2fedsa.data.spread import evaluator, group_of, keep_labels, training_clients, with_notes
 from m2fedsa.seeding import derive
 
 TWENTY = Data(clients=20)
@@ -142,4 +142,4 @@ def _spread(task: _Task, classes: tuple[str, ...], parts: Sequence[Tensor], sett
     if settings.evaluation == "global":
         for speaker in sorted(set(task.speakers)):
             clients[f"speaker-{speaker}"] = evaluator(task, {split: task.where(split, speaker) for split in ("validation", "test")})
-    return FederatedData(classes, task.modalities, clients)
+    return with_notes(FederatedData(classes, task.modalities, clients))

@@ -14,9 +14,12 @@ from m2fedsa.config import Data
 from m2fedsa.data.columns import Column, ColumnSamples
 from m2fedsa.data.holdings import draw_presence, held_by, rates_of
 from m2fedsa.data.partition import partitioned, strata
-from m2fedsa.data.samples import ClientData, FederatedData, Kind, Samples, Split, without_labels
+from m2fedsa.data.samples import ClientData, FederatedData, Kind, Samples, Split, labelled, without_labels
 from m2fedsa.errors import ConfigError
 from m2fedsa.seeding import derive
+
+NAMED = 20
+"""Clients that a note names."""
 
 
 class Rows(Protocol):
@@ -87,7 +90,26 @@ def spread(table: Table, settings: Data, seed: int) -> FederatedData:
     if settings.evaluation == "global":
         for name in sorted({name for name, split in zip(table.evaluators, table.splits, strict=True) if split not in ("train", None)}):
             everyone[name] = evaluator(known, {split: table.rows(split, name) for split in ("validation", "test")})
-    return FederatedData(table.classes, table.modalities, everyone, notes, table.kind)
+    return with_notes(FederatedData(table.classes, table.modalities, everyone, notes, table.kind))
+
+
+def with_notes(data: FederatedData) -> FederatedData:
+    """The same, with a note that names the clients whose labelled training samples are all of one class. They take part like others."""
+    single = []
+    for name, client in data.clients.items():
+        if data.kind == "single_label" and client.train is not None:
+            own = sorted(set(client.train.labels[labelled(client.train.labels)].tolist()))
+            single += [f"{name} ({data.classes[own[0]]})"] if len(own) == 1 else []
+    told = one_class(single, sum(client.train is not None for client in data.clients.values()))
+    return replace(data, notes=(*data.notes, *told))
+
+
+def one_class(single: Sequence[str], clients: int) -> tuple[str, ...]:
+    """What is said of clients of one class, each named with it; `clients`: that train, altogether."""
+    if not single:
+        return ()
+    more = " …" if len(single) > NAMED else ""
+    return (f"{len(single):,} of {clients:,} clients have training samples of one class only: {', '.join(single[:NAMED])}{more}",)
 
 
 def group_of(groups: Mapping[str, Sequence[str]], settings: Data) -> Sequence[str] | None:

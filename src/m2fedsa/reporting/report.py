@@ -38,6 +38,7 @@ def single(run: RunFiles) -> str:
         row(first_screen.asked(run), first_screen.came_out(run), first_screen.against(run)),
         sections.failures(run),
         sections.learning(run),
+        sections.notes(run),
         row(sections.who_holds_what(run), sections.per_client(run), kind="uneven"),
         row(sections.confusion(run), sections.subsets(run), kind="two"),
         costs.cost(run),

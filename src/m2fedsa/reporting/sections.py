@@ -151,6 +151,12 @@ def failures(run: RunFiles) -> str:
     return section(f"{plural(len(lines), 'time')} a client could not do its part", f"<ul>{''.join(lines[:20])}{more}</ul>", kind="warn")
 
 
+def notes(run: RunFiles) -> str:
+    """What the data's readers noted: what was left out, shortened, drawn, or is lopsided."""
+    told = run.facts.get("notes", []) if run.facts else []
+    return section("Noted about the data", f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in told)}</ul>") if told else ""
+
+
 def next_steps(run: RunFiles) -> str:
     """What to try next, as commands."""
     return section("What to try next", *(f"<p>{escape(one.why)}</p><pre>{escape(one.command)}</pre>" for one in advice(run)))

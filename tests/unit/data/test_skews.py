@@ -218,7 +218,7 @@ def test_rows_that_lack_a_modality_by_themselves():
         assert bool(client.train.presence.any(1).all())
         if client.modalities == ("text",):
             assert (client.train.indices % 2 == 1).all()
-    assert not data.notes
+    assert data.notes == ("2 of 4 clients have training samples of one class only: client-02 (b), client-03 (b)",)
     nothing = Table(("a", "b"), table.columns, table.labels, table.splits, table.evaluators, presence=torch.tensor([[True, False]] * 100))
     data = spread(nothing, Data(clients=4, partition="iid", holdings={"all": 0.5, "text": 0.5}), seed=0)
     assert data.notes == ("2 of 4 clients have no sample with the modalities that they hold",)

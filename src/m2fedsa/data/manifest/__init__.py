@@ -18,8 +18,8 @@ from m2fedsa.data.manifest.looking import look_at_columns
 from m2fedsa.data.manifest.modalities import modalities_of
 from m2fedsa.data.manifest.opening import read_rows
 from m2fedsa.data.manifest.rows import Rows
-from m2fedsa.data.samples import SPLITS, ClientData, FederatedData, Samples, Split, labelled
-from m2fedsa.data.spread import Table, keep_labels, spread
+from m2fedsa.data.samples import SPLITS, ClientData, FederatedData, Samples, Split
+from m2fedsa.data.spread import Table, keep_labels, spread, with_notes
 from m2fedsa.errors import DataError
 from m2fedsa.seeding import derive
 
@@ -150,30 +150,20 @@ def _natural(
     if settings.labelled_fraction < 1:
         labels[train] = keep_labels(labels[train], settings.labelled_fraction, seed)
     table = Table(reading.classes, reading.columns, labels, (), (), presence=reading.presence)
-    clients, single = {}, []
+    clients = {}
     for name in sorted(own):
         rows = {split: torch.tensor(own[name].get(split, []), dtype=torch.int64) for split in SPLITS}
         there = torch.cat([reading.presence[its] for its in rows.values()]).any(0)
         held = tuple(modality for modality, some in zip(everything, there.tolist(), strict=True) if some)
         made = {split: _samples(table, its, held, settings, seed, name, split) for split, its in rows.items() if len(its)}
         clients[name] = ClientData(held, made.get("train"), made.get("validation"), made.get("test"))
-        if settings.task == "single_label" and "train" in made and len(set(_known(made["train"]))) == 1:
-            single.append(name)
-    if single:
-        told = f"{', '.join(single[:5])}{' …' if len(single) > 5 else ''}"
-        notes = (*notes, f"{len(single):,} of {len(clients):,} clients have training samples of one class only: {told}")
-    return FederatedData(reading.classes, everything, clients, notes, settings.task)
+    return with_notes(FederatedData(reading.classes, everything, clients, notes, settings.task))
 
 
 def _samples(table: Table, rows: Tensor, held: tuple[str, ...], settings: Data, seed: int, name: str, split: Split) -> Samples:
     rates = rates_of(settings, held) if split == "train" else 0.0
     presence = draw_presence(len(rows), len(held), rates, derive(seed, "partition", "missing", name))
     return table.samples(rows, held, presence)
-
-
-def _known(samples: Samples) -> list[int]:
-    labels: list[int] = samples.labels[labelled(samples.labels)].tolist()
-    return labels
 
 
 __all__ = ["Look", "Reading", "from_manifest", "read_manifest"]

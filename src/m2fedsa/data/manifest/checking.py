@@ -16,7 +16,8 @@ from m2fedsa.config import Data, Modality
 from m2fedsa.data.columns import Fault
 from m2fedsa.data.manifest import Reading, read_manifest
 from m2fedsa.data.manifest.looking import look_at_columns
-from m2fedsa.data.samples import SPLITS, Split
+from m2fedsa.data.samples import SPLITS, UNLABELLED, Split
+from m2fedsa.data.spread import one_class
 
 UNLABELLED_NAME = "no label"
 
@@ -95,7 +96,7 @@ def check_manifest(settings: Data, modalities: Mapping[str, Modality], seed: int
     return Checked(
         reading,
         faults,
-        notes,
+        (*notes, *_one_class(reading, rows, settings)),
         Counter(splits[row] for row in rows),
         _classes(reading, rows, settings),
         held,
@@ -104,6 +105,18 @@ def check_manifest(settings: Data, modalities: Mapping[str, Modality], seed: int
         lengths,
         tuple(_twins(reading, modalities, rows)),
     )
+
+
+def _one_class(reading: Reading, rows: Sequence[int], settings: Data) -> tuple[str, ...]:
+    """What a run would note of clients that know one class only."""
+    if reading.clients is None or settings.task != "single_label":
+        return ()
+    known: dict[str, set[int]] = {}
+    for row in rows:
+        owner, label = reading.clients[row], int(reading.labels[row])
+        if owner is not None and reading.splits[row] == "train":
+            known.setdefault(owner, set()).update({label} - {UNLABELLED})
+    return one_class([f"{name} ({reading.classes[min(own)]})" for name, own in sorted(known.items()) if len(own) == 1], len(known))
 
 
 def _classes(reading: Reading, rows: Sequence[int], settings: Data) -> dict[str, Counter[Split]]:

@@ -101,8 +101,8 @@ def _glance(column: ImageColumn | AudioColumn | VideoColumn, absent: list[Fault]
     step = max(1, -(-len(there) // HEADS))
     look = replace(column, rows=there[::step]).look(deep=False)
     told = (
-        f"{column.name}: {len(there):,} files are there and not empty; the heads of {len(there[::step]):,} were read, none was decoded. "
-        "One that is broken fails its client's round. `m2fedsa data check` decodes all"
+        f"{column.name}: {len(there):,} files found, {len(there[::step]):,} heads read, none decoded: a broken one fails its client's "
+        "round; `m2fedsa data check` decodes all"
     )
     return Look(tuple(sorted([*absent, *look.faults])), (*look.notes, told) if step == 1 else (told,), look.lengths)
 

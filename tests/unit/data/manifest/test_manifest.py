@@ -33,7 +33,7 @@ def test_clients_and_splits_of_the_manifest(tmp_path):
         "shop-1": {"train": [2, 6, 10], "validation": [3, 11], "test": [7]},
     }
     assert data.clients["shop-0"].train.labels.tolist() == [1, 0, 1, 0, 1, 0]
-    assert data.notes == ("1 of 2 clients have training samples of one class only: shop-1",)
+    assert data.notes == ("1 of 2 clients have training samples of one class only: shop-1 (red)",)
 
 
 def test_inputs_are_what_lies_in_the_files(tmp_path):
