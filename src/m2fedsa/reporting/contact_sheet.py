@@ -31,16 +31,16 @@ def write_sheet(checked: "Checked", config: "Config", path: Path) -> Path:
     figure = Figure(figsize=(_INCH * (len(names) + 0.8), _INCH * len(rows)), layout="constrained")
     axes = figure.subplots(len(rows), len(names) + 1, squeeze=False, width_ratios=[0.8, *[1] * len(names)])
     for place, row in enumerate(rows):
-        told = f"row {row + 1}\n{reading.splits[row]}\n{_label(checked, row)}"
+        told = [f"row {row + 1}", f"split: {reading.splits[row]}", f"label: {_label(checked, row)}"]
         owner = None if reading.clients is None else reading.clients[row]
-        _write(axes[place][0], told if owner is None else f"{told}\n{owner}")
+        _write(axes[place][0], "\n".join(told if owner is None else [*told, f"client: {owner}"]))
         for column, name in enumerate(names, 1):
             if place == 0:
                 axes[place][column].set_title(name)
             if bool(reading.presence[row, column - 1]):
                 _draw(axes[place][column], checked, config, name, row)
             else:
-                _write(axes[place][column], "—")
+                _write(axes[place][column], "(none)")
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Glyph", UserWarning)  # a letter that the font lacks is drawn as a box

@@ -13,6 +13,11 @@ from m2fedsa.reporting.units import plural
 
 LOSSES = {"single_label": "cross-entropy", "multi_label": "binary cross-entropy", "regression": "half of the squared error, standardised"}
 MOST_CLIENTS = 60
+"""Of bars."""
+MOST_ROWS = 200
+"""Of the picture of who holds what."""
+DENSE = 30
+"""With more clients its rows are half as high."""
 SEVERAL = "#93b4f5"
 
 
@@ -55,7 +60,7 @@ def who_holds_what(run: RunFiles) -> str:
     shown = classes if numbers else shown
     heads = [*run.modalities, *(name if len(name) <= 9 else f"{name[:8]}…" for name in shown), "train", "test"]
     lines = []
-    for name, client in clients[:MOST_CLIENTS]:
+    for name, client in clients[:MOST_ROWS]:
         cells = [_held(client, modality, colour[modality]) for modality in run.modalities]
         cells += [
             cell(count, full, str(count) if count else "") for count in client.get("classes", [0] * len(shown) if not numbers else [])
@@ -68,13 +73,14 @@ def who_holds_what(run: RunFiles) -> str:
         cells += [f'<td class="figure">{client["train"] or "–"}</td><td class="figure">{tested or "–"}</td>']
         lines.append(f'<tr><th scope="row">{escape(name)}</th>{"".join(cells)}</tr>')
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in heads)
-    more = len(clients) - MOST_CLIENTS
+    more = len(clients) - MOST_ROWS
     what = "Mean and deviation of training labels" if numbers else "Labelled training samples per class"
     remark = f"{what}; test: samples for validation and test. The paler a modality, the more of the client's samples lack it." + (
         f" {more} more clients not shown." if more > 0 else ""
     )
+    kind = "cells many" if len(clients) > DENSE else "cells"
     picture = (
-        f'<div class="scroll"><table class="cells"><thead><tr><th></th>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
+        f'<div class="scroll"><table class="{kind}"><thead><tr><th></th>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
     )
     return section("Who holds what", picture, note(remark))
 
