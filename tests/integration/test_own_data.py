@@ -86,7 +86,13 @@ def test_duplicates_are_told(here, capsys):
     assert "duplicates   whole rows: 1 in another split as well: row 8 (test) = row 2 (train)" in printed
 
 
-def test_the_number_of_workers_changes_nothing(here, capsys):
+@pytest.fixture
+def in_threes(monkeypatch):
+    """Three samples go through a head at once, so that workers have something to do."""
+    monkeypatch.setattr("m2fedsa.client.kept.CHUNK", 3)
+
+
+def test_the_number_of_workers_changes_nothing(here, in_threes, capsys):
     """Two rounds on real files, some of them missing: decoded by the client itself, by one thread, by three."""
     made = shop.rows(24)
     made[1]["photo"] = made[6]["jingle"] = ""
@@ -104,7 +110,7 @@ def test_the_number_of_workers_changes_nothing(here, capsys):
 
 
 @pytest.mark.parametrize("workers", [0, 3])
-def test_what_a_worker_cannot_decode_is_named(here, capsys, workers):
+def test_what_a_worker_cannot_decode_is_named(here, in_threes, capsys, workers):
     """Its head is sound, so the run begins; the client that has it does no more."""
     small.call("init", "--manifest", "train.csv", "--out", "shop.toml", *EMBEDDED)
     settings_of(here / "shop.toml", data__look="heads")

@@ -6,6 +6,7 @@ from tests.unit.data.manifest import shop
 
 from m2fedsa.data.columns import Fault
 from m2fedsa.data.manifest.opening import read_rows
+from m2fedsa.data.manifest.rows import at_a_time
 from m2fedsa.errors import DataError
 
 TABLE = [
@@ -47,6 +48,15 @@ def test_more_rows_than_are_written_at_a_time(tmp_path):
     assert len(rows) == 20_000
     assert [rows.cell("n", row) for row in (0, 8191, 8192, 19_999)] == ["0", "8191", "8192", "19999"]
     assert list(rows.column("n")) == [str(place) for place in range(20_000)]
+
+
+def test_cells_with_whole_files_are_read_a_few_at_a_time(tmp_path):
+    """Sixteen megabytes of rows, not eight thousand rows."""
+    assert [at_a_time(size, 1000) for size in (0, 1000, 1000 << 20, 1 << 50)] == [8192, 8192, 16, 1]
+    content = [bytes([place]) * (1 << 20) for place in range(40)]
+    rows = read_rows(str(shop.write_manifest(tmp_path / "a.parquet", [{"file": one} for one in content])))
+    assert list(rows.column("file")) == content
+    assert max(chunk.nbytes for chunk in rows.table.column("file").chunks) < 18 << 20
 
 
 @pytest.mark.parametrize("saved", [True, False])
