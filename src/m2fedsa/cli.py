@@ -142,9 +142,9 @@ app.command()(encoder)
 
 @app.command()
 def predict(
-    directory: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run directory.")],
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A run directory, or a folder that `m2fedsa export` wrote.")],
     manifest: Annotated[
-        str | None, typer.Argument(metavar="[MANIFEST]", help="New samples; any of the modalities. Without: the run's own test samples.")
+        str | None, typer.Argument(metavar="[MANIFEST]", help="New samples; any of the modalities. Without: a run's own test samples.")
     ] = None,
     out: Annotated[Path, typer.Option(metavar="FILE.csv", help="Where to write what is predicted.")] = Path("predictions.csv"),
     folder: Annotated[str | None, typer.Option(metavar="DIR", help="Where paths begin, if not beside the manifest.")] = None,
@@ -153,13 +153,11 @@ def predict(
     debug: Debug = False,
 ) -> None:
     """Predict with a trained run: labels and probabilities, by all modalities of a sample together and by each alone."""
+    from m2fedsa.exported import opened
     from m2fedsa.prediction import predict as of_manifest
     from m2fedsa.prediction import predict_own
-    from m2fedsa.reporting.files import read_config
-    from m2fedsa.restoring import from_run
 
-    settings = read_config(directory)
-    model = from_run(directory, client)
+    model, settings = opened(directory, client)
     if manifest is None:
         answers = predict_own(model, settings, "test")
     else:

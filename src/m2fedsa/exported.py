@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from m2fedsa.blueprint import Blueprint, Widths
-from m2fedsa.config import Compute, Config
+from m2fedsa.assembly import OBJECT
+from m2fedsa.config import Columns, Compute, Config, Data
 from m2fedsa.cutting import processor_files
 from m2fedsa.durable import unfinished, write_atomically
 from m2fedsa.errors import ConfigError, CutError, StorageError, WeightsError
@@ -31,7 +32,8 @@ from m2fedsa.models.encoders import quiet
 from m2fedsa.models.plan import Plan
 from m2fedsa.models.precision import prepared
 from m2fedsa.models.tensor_file import content
-from m2fedsa.reporting.files import RunFiles
+from m2fedsa.prediction import described
+from m2fedsa.reporting.files import RunFiles, read_config
 from m2fedsa.reporting.model_card import model_card
 from m2fedsa.restoring import from_run
 from m2fedsa.sides import processor_place
@@ -52,6 +54,19 @@ def load(path: Path | str, **parts: Any) -> TrainedModel:
     """The trained model of a run directory or of an export. parts: see `restoring.from_run`."""
     folder = Path(path)
     return read(folder) if (folder / MODEL).is_file() and not parts else from_run(folder, **parts)
+
+
+def opened(path: Path | str, client: str | None = None) -> tuple[TrainedModel, Config]:
+    """The trained model of a run directory or of an export, and the settings that say how its modalities are read.
+
+    client: see `restoring.from_run`. `ConfigError` if one is named for an export, which is of one client or of all.
+    """
+    folder = Path(path)
+    if not (folder / MODEL).is_file():
+        return from_run(folder, client), read_config(folder)
+    if client is not None:
+        raise ConfigError(f"--client {client}: {folder} is an export, whose tensors were chosen when it was written. Leave --client out.")
+    return read(folder), _placed(folder)
 
 
 def export(directory: Path | str, out: Path, client: str | None = None, encoders: "Mapping[str, PreTrainedModel] | None" = None) -> Path:
@@ -96,12 +111,21 @@ def _write(place: Path, model: TrainedModel, files: RunFiles) -> None:
 
 
 def _settings(model: TrainedModel) -> Config:
-    """What the networks are built from; of where data and encoders lay nothing."""
+    """What the networks are built from, and how samples are read; of where data and encoders lay nothing."""
     config = model.blueprint.config
     plain = {"processor": None, "revision": None, "head_dtype": "float32"}
-    modalities = {name: config.modalities[name].model_copy(update={**plain, "encoder": f"{ENCODERS}/{name}"}) for name in model.modalities}
+    modalities = {name: described(name, config).model_copy(update={**plain, "encoder": f"{ENCODERS}/{name}"}) for name in model.modalities}
+    data = Data(source=OBJECT, task=config.data.task, columns=Columns(id=config.data.columns.id))
     compute = Compute(precision=config.compute.precision, attention=config.compute.attention, device="cpu")
-    return Config(name=config.name, seed=config.seed, modalities=modalities, fusion=config.fusion, loss=config.loss, compute=compute)
+    parts = {"data": data, "modalities": modalities, "fusion": config.fusion, "loss": config.loss, "compute": compute}
+    return Config(name=config.name, seed=config.seed, **parts)
+
+
+def _placed(folder: Path) -> Config:
+    """The settings of an export, with its encoders where they lie."""
+    config = Config.from_file(folder / SETTINGS)
+    modalities = {name: one.model_copy(update={"encoder": str(folder / one.encoder)}) for name, one in config.modalities.items()}
+    return config.model_copy(update={"modalities": modalities})
 
 
 def _facts(model: TrainedModel) -> dict[str, Any]:

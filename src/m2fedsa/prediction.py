@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from m2fedsa.assembly import Extensions, looks_of, samples_of
+from m2fedsa.assembly import OBJECT, Extensions, looks_of, samples_of
 from m2fedsa.config import Config, Modality
 from m2fedsa.data.columns import TOLD, Column, Fault
 from m2fedsa.data.manifest.labels import named
@@ -92,7 +92,7 @@ class Answers:
 def predict(model: TrainedModel, config: Config, manifest: str, *, folder: str | None = None, skip: bool = False) -> Answers:
     """What the model says of each row of a manifest, in order.
 
-    config: the settings of the run, which say how each modality is read. folder: where paths in cells begin, if not where the manifest
+    config: the settings of the run or of its export, which say how each modality is read. folder: where paths in cells begin, if not where the manifest
     lies. A modality without a column in the manifest is one that no row has. skip: leave rows that cannot be used without an answer.
     `InputError` otherwise, with the first twenty of them.
     """
@@ -127,15 +127,21 @@ def predict(model: TrainedModel, config: Config, manifest: str, *, folder: str |
 
 def _readable(name: str, config: Config) -> Modality:
     """How a modality is read from a manifest. `ConfigError` for one of which nobody has said what it is."""
-    one = config.modalities[name]
-    if one.kind is not None:
-        return one
-    kind = BY_NAME.get(name)
-    if kind is None or config.data.source == "object":
+    one = described(name, config)
+    if one.kind is None:
         raise ConfigError(
             f"modalities.{name}: the run does not say of what kind it is, so no manifest of it can be read. Predict with m2fedsa.load and "
             "inputs of your own."
         )
+    return one
+
+
+def described(name: str, config: Config) -> Modality:
+    """The settings of a modality with its kind and options, where the data set that the run was trained on tells them."""
+    one = config.modalities[name]
+    kind = BY_NAME.get(name)
+    if one.kind is not None or kind is None or config.data.source == OBJECT:
+        return one
     told = {_OPTIONS[key]: value for key, value in config.data.options.items() if key in _OPTIONS and value}
     options = {key: value for key, value in told.items() if key in _OF_KIND[kind]}
     return one.model_copy(update={"kind": kind, "options": options})
@@ -169,10 +175,9 @@ def _batches(columns: Mapping[str, Column], rows: Tensor, presence: Tensor) -> I
 def _told(model: TrainedModel, number: int, batches: Iterator[Batch]) -> dict[str, Tensor]:
     """(R, K) of `fused` and each modality."""
     values = {name: torch.full((number, len(model.classes)), float("nan")) for name in (FUSED, *model.modalities)}
-    prior = model.log_prior
     for few, inputs, presence in batches:
         for name, logits in model(inputs, presence).items():
-            values[name][few] = model.blueprint.task.answers(logits, prior).float().cpu()
+            values[name][few] = model.answers(logits).float().cpu()
     return values
 
 
@@ -180,7 +185,14 @@ def _told(model: TrainedModel, number: int, batches: Iterator[Batch]) -> dict[st
 
 
 def predict_own(model: TrainedModel, config: Config, split: Split) -> Answers:
-    """What the model says of the samples of a split of the run's own data, client by client in the order of their names."""
+    """What the model says of the samples of a split of the run's own data, client by client in the order of their names.
+
+    `ConfigError` for an export, and for a run on samples that a program passed to it.
+    """
+    if config.data.source == OBJECT:
+        raise ConfigError(
+            "the samples that it was trained and tested on are not known here. Name a manifest: m2fedsa predict DIR MANIFEST."
+        )
     data = samples_of(config, Extensions())
     samples: list[list[Any]] = []
     parts = []

@@ -42,7 +42,7 @@ class TrainedModel(nn.Module):
     """
 
     log_prior: Tensor
-    """(K,) log π, the class frequencies that the logits assume"""
+    """what the logits assume: (K,) log π, the class frequencies; of several classes and of numbers see `tasks`"""
 
     def __init__(
         self, blueprint: Blueprint, wholes: Mapping[str, Whole], tensors: Tensors, log_prior: Tensor, classes: tuple[str, ...]
@@ -78,6 +78,10 @@ class TrainedModel(nn.Module):
     def trained_tensors(self) -> dict[str, Tensor]:
         """Every trained tensor under its flat name: `image.ma.down.weight`."""
         return {name: tensor.detach() for name, tensor in self._named.items()}
+
+    def answers(self, logits: Tensor) -> Tensor:
+        """What logits (B, K) say: probabilities of the classes, or numbers in the units of the labels."""
+        return self.blueprint.task.answers(logits, self.log_prior)
 
     def forward(self, inputs: Mapping[str, Mapping[str, Tensor]], presence: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """`fused`: s over all modalities that a sample has, and per modality p_m: (B, K) each, NaN in rows of samples without it.

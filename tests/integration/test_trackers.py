@@ -8,7 +8,7 @@ from tests.integration import small
 import m2fedsa
 from m2fedsa.errors import ConfigError, Interrupted
 from m2fedsa.reporting.files import read_json
-from m2fedsa.reporting.trackers import TensorBoard
+from m2fedsa.reporting.trackers import MLflow, TensorBoard, WeightsAndBiases
 
 
 class Notebook:
@@ -34,6 +34,14 @@ class Notebook:
 class Fails(Notebook):
     def log(self, step, values):
         raise OSError("no network")
+
+
+class Leaves(Notebook):
+    """A person who presses Ctrl-C after a round."""
+
+    def log(self, step, values):
+        if step == 2:
+            raise KeyboardInterrupt
 
 
 def figures(path):
@@ -77,7 +85,7 @@ def test_a_tracker_of_ones_own(encoders, tmp_path):
     result = small.result(tmp_path / "run")
     assert notebook.ended == {**scores("test", result["metrics"]), "seconds/all": result["seconds"]}
     assert notebook.closed == 1
-    assert (fails.ended, fails.closed) == (None, 0)
+    assert (fails.ended, fails.closed) == (None, 1)
 
 
 def test_one_that_fails_is_told_of_once(encoders, tmp_path, capsys):
@@ -113,11 +121,6 @@ def test_tensorboard_goes_on_where_the_run_does(encoders, tmp_path, monkeypatch)
 
 
 def test_a_name_that_a_tracker_gave_comes_back(encoders, tmp_path):
-    class Leaves(Notebook):
-        def log(self, step, values):
-            if step == 2:
-                raise KeyboardInterrupt
-
     with pytest.raises(Interrupted):
         m2fedsa.run(small.config(encoders), out=tmp_path / "run", trackers=[Leaves("mine")])
     again = Notebook("mine")
@@ -146,19 +149,40 @@ def test_tensorboard_without_a_directory(encoders):
 # --- those whose packages are extras --------------------------------------------------------------------------------------------------
 
 
+def interrupted_and_resumed(encoders, path, tracker):
+    """A run of three rounds that is left in the second and goes on; what the tracker called it before and after."""
+    with pytest.raises(Interrupted):
+        m2fedsa.run(small.config(encoders), out=path, trackers=[tracker(), Leaves()])
+    before = read_json(path / "trackers.json")
+    m2fedsa.run(small.config(encoders), out=path, trackers=[tracker()], resume=True)
+    return next(iter(before.values())), next(iter(read_json(path / "trackers.json").values()))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow's own, of its database
 def test_mlflow(encoders, tmp_path, monkeypatch):
     mlflow = pytest.importorskip("mlflow")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"file:{tmp_path}/mlruns")
-    mlflow.set_tracking_uri(f"file:{tmp_path}/mlruns")
-    assert small.call("run", small.write(tmp_path / "s.toml", small.tables(encoders)), "--out", tmp_path / "run", "--track", "mlflow") == 0
-    name = json.loads((tmp_path / "run" / "trackers.json").read_text())["0-MLflow"]
-    history = mlflow.MlflowClient().get_metric_history(name, "loss/fused")
-    expected = {step: values["loss/fused"] for step, values in figures(tmp_path / "run").items() if "loss/fused" in values}
-    assert {entry.step: entry.value for entry in history} == pytest.approx(expected)
+    place = f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", place)
+    mlflow.set_tracking_uri(place)
+    first, name = interrupted_and_resumed(encoders, tmp_path / "run", MLflow)
+    assert first == name
+    client, expected = mlflow.MlflowClient(), figures(tmp_path / "run")
+    for figure in ("loss/fused", "validation/image+text/accuracy", "bytes/up"):
+        told = {step: values[figure] for step, values in expected.items() if figure in values}
+        history = client.get_metric_history(name, figure.replace("+", "-"))  # it takes no plus
+        assert {entry.step: entry.value for entry in history} == pytest.approx(told)
+    run = client.get_run(name)
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["test/fused/accuracy"] == small.result(tmp_path / "run")["metrics"]["fused"]["accuracy"]
+    assert run.data.params["federation.rounds"] == "3"
 
 
-def test_weights_and_biases(encoders, tmp_path, monkeypatch):
+def test_weights_and_biases(encoders, tmp_path, monkeypatch, capfd):
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
-    assert small.call("run", small.write(tmp_path / "s.toml", small.tables(encoders)), "--out", tmp_path / "run", "--track", "wandb") == 0
-    assert list((tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb"))
+    first, name = interrupted_and_resumed(encoders, tmp_path / "run", WeightsAndBiases)
+    assert first == name
+    logs = sorted((tmp_path / "run" / "wandb").glob(f"offline-run-*-{name}/run-{name}.wandb"))
+    assert len(logs) == 2  # one of each process that wrote
+    assert all(log.stat().st_size for log in logs)
+    assert "test/fused/accuracy" in capfd.readouterr().err  # which it tells at the end

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from m2fedsa.reporting.summary import holdings, samples
+from m2fedsa.reporting.summary import NAMES, holdings, samples
 from m2fedsa.reporting.units import count, plural
 
 if TYPE_CHECKING:
@@ -12,7 +12,14 @@ if TYPE_CHECKING:
     from m2fedsa.reporting.files import RunFiles
     from m2fedsa.trained import TrainedModel
 
-_SHOWN = ("accuracy", "uar", "macro_f1", "auc")
+_OURS = "m2fedsa_tabular"
+"""Type of the one encoder that transformers does not know by itself."""
+_SAYS = {
+    "single_label": 'print(model.classes[int(logits["fused"].argmax())])',
+    "multi_label": 'print([name for name, one in zip(model.classes, logits["fused"][0]) if one > 0])',
+    "regression": 'print(dict(zip(model.classes, model.answers(logits["fused"])[0].tolist())))  # in the units of the labels',
+}
+"""kind of task -> what is told of the first sample"""
 TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "tokenizer.model")
 """Files of which one lies with every text encoder that has its tokenizer."""
 _MANY = 12
@@ -63,13 +70,20 @@ def _what(model: "TrainedModel", files: "RunFiles") -> str:
     trained = sum(tensor.numel() for tensor in model.trained_tensors().values())
     frozen = sum(parameter.numel() for name in model.modalities for parameter in model.whole(name).model.parameters())
     classes = ", ".join(f"`{name}`" for name in model.classes[:_MANY]) + (" …" if len(model.classes) > _MANY else "")
-    takes, gives = plural(len(model.modalities), "modality", "modalities"), plural(len(model.classes), "class", "classes")
+    takes, gives = plural(len(model.modalities), "modality", "modalities"), _gives(model)
     told = [
         f"Frozen encoders ({count(frozen)} parameters) with adapters, a fusion network and classifiers ({count(trained)} parameters)",
         "that were fine-tuned by M²FedSA, federated split fine-tuning, with the library m2fedsa. It takes any subset of",
-        f"{takes} and gives logits over {gives}: {classes}.",
+        f"{takes} and gives {gives}: {classes}.",
     ]
     return "\n".join([*told, "", *rows, ""])
+
+
+def _gives(model: "TrainedModel") -> str:
+    number, kind = len(model.classes), model.blueprint.task.kind
+    if kind == "regression":
+        return plural(number, "number")
+    return f"{'logits over' if kind == 'single_label' else 'log-odds of each of'} {plural(number, 'class', 'classes')}"
 
 
 def _use(model: "TrainedModel", encoders: Path) -> str:
@@ -87,14 +101,25 @@ def _use(model: "TrainedModel", encoders: Path) -> str:
         *(f'    "{name}": {one},' for name, one in made.items()),
         "}",
         "logits = model(inputs)  # leave out a modality that you do not have",
-        'print(model.classes[int(logits["fused"].argmax())])',
+        _SAYS[model.blueprint.task.kind],
     ]
     told = [
-        "`logits` has one entry per modality beside `fused`: what that modality says alone. Each folder in `encoders/` is an ordinary",
-        "encoder, which `transformers.AutoModel.from_pretrained` reads without this library; what was trained lies in",
-        "`adapters.safetensors`, and `model.json` says where in the encoders it belongs.",
+        "`logits` has one entry per modality beside `fused`: what that modality says alone; `model.answers` turns logits into probabilities,",
+        "or into numbers in the units of the labels. What was trained lies in `adapters.safetensors`, and `model.json` says where in the",
+        "encoders it belongs.",
     ]
-    return "\n".join(["## Use", "", "```python", *code, "```", "", *told, ""])
+    return "\n".join(["## Use", "", "```python", *code, "```", "", *told, "", *_encoders_alone(model), ""])
+
+
+def _encoders_alone(model: "TrainedModel") -> list[str]:
+    """How to read an encoder without what was trained."""
+    ours = {name for name in model.modalities if model.whole(name).plan.model_type == _OURS}
+    lines = ["Each folder in `encoders/` is an encoder as it was before, which transformers reads:", "", "```python", "import transformers"]
+    if ours:
+        lines += ["", "import m2fedsa.models.tabular  # tells transformers of encoders of records, which it does not know by itself"]
+    lines.append("")
+    lines += [f'{name} = transformers.AutoModel.from_pretrained("encoders/{name}")' for name in model.modalities]
+    return [*lines, "```"]
 
 
 def _input(plan: "Plan", folder: Path) -> str:
@@ -115,8 +140,8 @@ def _input(plan: "Plan", folder: Path) -> str:
 def _results(files: "RunFiles") -> str:
     if files.result is None:
         return "## Results\n\nThe run had not ended when it was exported: nothing was measured on test samples.\n"
-    shown = [name for name in _SHOWN if any(scores.get(name) is not None for scores in files.result["metrics"].values())]
-    lines = [f"| modalities | {' | '.join(shown)} | samples |", "| --- |" + " --- |" * (len(shown) + 1)]
+    shown = [name for name in NAMES if any(scores.get(name) is not None for scores in files.result["metrics"].values())]
+    lines = [f"| modalities | {' | '.join(NAMES[name] for name in shown)} | samples |", "| --- |" + " --- |" * (len(shown) + 1)]
     for subset, scores in files.result["metrics"].items():
         cells = [_cell(scores.get(name)) for name in shown]
         lines.append(f"| {subset} | {' | '.join(cells)} | {scores.get('samples', '')} |")

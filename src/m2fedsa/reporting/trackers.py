@@ -11,6 +11,7 @@ without it.
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -87,7 +88,7 @@ class TensorBoard:
 
 
 class MLflow:
-    """A run in the experiment of the run's name, at MLFLOW_TRACKING_URI."""
+    """A run in the experiment of the run's name, at MLFLOW_TRACKING_URI; without it MLflow keeps a database in the working directory."""
 
     def __init__(self) -> None:
         _need("mlflow")
@@ -106,19 +107,24 @@ class MLflow:
         """See `Tracker`."""
         import mlflow
 
-        mlflow.log_metrics(dict(values), step=step)
+        mlflow.log_metrics(_named(values), step=step)
 
     def end(self, values: Mapping[str, float]) -> None:
         """See `Tracker`."""
         import mlflow
 
-        mlflow.log_metrics(dict(values))
+        mlflow.log_metrics(_named(values))
 
     def close(self) -> None:
         """See `Tracker`."""
         import mlflow
 
         mlflow.end_run()
+
+
+def _named(values: Mapping[str, float]) -> dict[str, float]:
+    """By names that MLflow takes: `image-text` for `image+text`."""
+    return {name.replace("+", "-"): value for name, value in values.items()}
 
 
 class WeightsAndBiases:
@@ -231,16 +237,18 @@ class Tracking:
             self._tell(place, partial(one.log, step, values))
 
     def _tell(self, place: str, what: Callable[[], Any]) -> Any:
-        """Tell a tracker; one that fails is told of, and asked no more."""
+        """Tell a tracker; one that fails is told of, closed, and asked no more."""
         try:
             return what()
         except (ConfigError, StorageError):
             raise
         except Exception as error:
-            del self._trackers[place]
+            failed = self._trackers.pop(place)
             name = place.partition("-")[2]
             told = f"warning: {name} failed and is told nothing more ({type(error).__name__}: {error}). The run goes on.\n"
             sys.stderr.write(told)
+            with suppress(Exception):
+                failed.close()
             return None
 
 
