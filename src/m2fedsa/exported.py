@@ -21,8 +21,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from m2fedsa.blueprint import Blueprint, Widths
 from m2fedsa.assembly import OBJECT
+from m2fedsa.blueprint import Blueprint, Widths
 from m2fedsa.config import Columns, Compute, Config, Data
 from m2fedsa.cutting import processor_files
 from m2fedsa.durable import unfinished, write_atomically

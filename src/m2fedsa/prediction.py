@@ -92,7 +92,7 @@ class Answers:
 def predict(model: TrainedModel, config: Config, manifest: str, *, folder: str | None = None, skip: bool = False) -> Answers:
     """What the model says of each row of a manifest, in order.
 
-    config: the settings of the run or of its export, which say how each modality is read. folder: where paths in cells begin, if not where the manifest
+    config: the settings of the run or export, which say how each modality is read. folder: where paths in cells begin, if not where it
     lies. A modality without a column in the manifest is one that no row has. skip: leave rows that cannot be used without an answer.
     `InputError` otherwise, with the first twenty of them.
     """

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from m2fedsa.config import METRICS, Config
 from m2fedsa.errors import ConfigError
-from m2fedsa.reporting.records import RoundRecord
+from m2fedsa.reporting.records import Metrics, RoundRecord
 from m2fedsa.reporting.summary import score
 
 FUSED = "fused"
@@ -22,21 +22,22 @@ class Judged(NamedTuple):
     """the larger the better"""
 
 
-def judged(history: Iterable[RoundRecord], metric: str) -> list[Judged]:
-    """The rounds that can be compared, in their order."""
-    values = ((record["round"], score(record["metrics"], FUSED, metric)) for record in history)
+def judged(history: Iterable[RoundRecord], metric: str, start: Metrics | None = None) -> list[Judged]:
+    """The rounds that can be compared, in their order. start: metrics of round 0, the warm start."""
+    rounds = [(0, start), *((record["round"], record["metrics"]) for record in history)]
+    values = ((number, score(metrics, FUSED, metric)) for number, metrics in rounds)
     return [Judged(number, -value if metric in _LESS_IS_BETTER else value) for number, value in values if value is not None]
 
 
-def best_round(history: Sequence[RoundRecord], metric: str) -> int | None:
-    """The round of the best value, the first of several; None where none was judged."""
-    rounds = judged(history, metric)
+def best_round(history: Sequence[RoundRecord], metric: str, start: Metrics | None = None) -> int | None:
+    """The round of the best value, the first of several, 0 for the warm start; None where none was judged."""
+    rounds = judged(history, metric, start)
     return max(rounds, key=lambda one: (one.value, -one.round)).round if rounds else None
 
 
-def out_of_patience(history: Sequence[RoundRecord], metric: str, patience: int | None) -> bool:
+def out_of_patience(history: Sequence[RoundRecord], metric: str, patience: int | None, start: Metrics | None = None) -> bool:
     """Whether so many rounds were judged since the best one."""
-    best = best_round(history, metric)
+    best = best_round(history, metric, start)
     return patience is not None and best is not None and sum(one.round > best for one in judged(history, metric)) >= patience
 
 

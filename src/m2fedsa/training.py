@@ -31,7 +31,7 @@ from m2fedsa.messages import Failure, TrainResult, TrainTask
 from m2fedsa.parties import Company
 from m2fedsa.reporting.program import word
 from m2fedsa.reporting.progress import Progress
-from m2fedsa.reporting.records import RoundRecord, WarmStartRecord
+from m2fedsa.reporting.records import Metrics, RoundRecord, WarmStartRecord
 from m2fedsa.reporting.run_directory import RunDirectory, read_warm_start
 from m2fedsa.reporting.trackers import Tracker, Tracking
 from m2fedsa.reporting.units import plural
@@ -213,8 +213,7 @@ class Training:
         """Put a checkpoint in force with every party."""
         flat = locals_.restore(accounts.restore(self._store().read(manifest.round, manifest.fed_server)))
         self.parties.fed_server.restore(State.from_filed(manifest.round, flat, manifest.state["fed_server"]))
-        if manifest.main_server is not None:
-            self.parties.coordination.restore(manifest.round, manifest.main_server)
+        self.parties.coordination.restore(manifest.round, manifest.main_server)
         self.parties.federation.restore(locals_.plain())
         self._check_digest(manifest)
 
@@ -264,7 +263,12 @@ class Training:
 
     def _is_over(self) -> bool:
         """Whether `evaluation.patience` is at its end."""
-        return out_of_patience(self.history, metric_of(self.config), self.config.evaluation.patience)
+        return out_of_patience(self.history, metric_of(self.config), self.config.evaluation.patience, self._start)
+
+    @property
+    def _start(self) -> Metrics | None:
+        """What round 0 is judged by: the warm start on validation samples."""
+        return None if self.warm is None else self.warm["metrics"]
 
     def _is_due(self, number: int) -> bool:
         return number % self.config.evaluation.every == 0 or number == self.config.federation.rounds
@@ -316,7 +320,7 @@ class Training:
         state = self.parties.fed_server.state
         file = self._store().write(state.round, {**state.filed(), **self.accounts.filed(), **self.locals.filed()})
         manifest = Manifest(state.round, file, main_server, self.digest(prints), {"fed_server": state.facts()})
-        if self.config.evaluation.keep_best and best_round(self.history, metric_of(self.config)) == state.round:
+        if self.config.evaluation.keep_best and best_round(self.history, metric_of(self.config), self._start) == state.round:
             self.best = manifest
         replace(manifest, best=None if self.best is None else asdict(self.best)).write(directory)
         self._store().keep(state.round, None if self.best is None else self.best.round)

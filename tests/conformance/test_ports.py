@@ -682,6 +682,18 @@ class TestCoordination:
             ends.append((heard, one.coordination.end(accept(3, ann=1))))
         assert ends[0] == ends[1]
 
+    def test_back_to_the_tensors_of_the_seed(self, deploy) -> None:
+        """As a run does whose warm start was its best round."""
+        at = deploy()
+        start = at.coordination.fingerprints()
+        at.coordination.begin(plan())
+        take_part(at, "ann")
+        at.coordination.end(accept(ann=1))
+        at.coordination.commit(1)
+        assert at.coordination.fingerprints() != start
+        at.coordination.restore(0, None)
+        assert at.coordination.fingerprints() == start
+
     def test_a_checkpoint_of_a_round_that_did_not_commit(self, deploy) -> None:
         """The manifest decides: prepared and written is enough, whatever died before the commit."""
         at = deploy("here")

@@ -104,3 +104,16 @@ def test_a_run_stops_by_itself(whole, config, tmp_path):
     assert straight.rounds == end
     assert straight.digest == again.digest
     assert straight.metrics == again.metrics
+
+
+def test_the_warm_start_can_be_the_best_round(config, tmp_path):
+    """Rates that ruin what the closed form gave: the outcome is that of no round, of every party; and so it is when resumed."""
+    ruinous = config.override(["optimizer.learning_rate=1.0", "federation.rounds=3"])
+    none = m2fedsa.run(config.override(["federation.rounds=0"]))
+    with pytest.raises(Interrupted):
+        m2fedsa.run(ruinous, out=tmp_path / "run", progress=Leaving(2))
+    found = m2fedsa.run(ruinous, out=tmp_path / "run", resume=True)
+    assert found.record["best_round"] == 0
+    assert (found.digest, found.metrics) == (none.digest, none.metrics)
+    patient = m2fedsa.run(ruinous.override(["evaluation.patience=1"]))
+    assert (patient.rounds, patient.digest) == (1, none.digest)

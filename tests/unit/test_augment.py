@@ -178,7 +178,7 @@ def test_what_it_costs_is_told():
     ledger = {"image": {"client": side, "whole": side}}
 
     def cost(**settings):
-        return compute(ledger, worlds.config(("image",), federation__rounds=20, **settings)).client
+        return compute(ledger, worlds.config(("image",), federation__rounds=20, **settings), 5).client
 
     assert cost() == pytest.approx(12 - 10 * 19 / 20)
     assert cost(**AUGMENT) == pytest.approx(12 - 10 * 16 / 20)

@@ -41,6 +41,16 @@ def test_patience_counts_evaluations_without_a_new_best(values, patience, over):
     assert out_of_patience(history(*values), "accuracy", patience) == over
 
 
+def test_the_warm_start_can_be_the_best_round():
+    start = {"fused": {"accuracy": 0.3}}
+    assert best_round(history(0.2, 0.1), "accuracy", start) == 0
+    assert best_round(history(0.3, 0.1), "accuracy", start) == 0  # the first of several
+    assert best_round(history(0.2, 0.4), "accuracy", start) == 2
+    assert best_round([], "accuracy", start) == 0
+    assert out_of_patience(history(0.2, 0.1), "accuracy", 2, start)
+    assert not out_of_patience(history(0.2), "accuracy", 2, start)
+
+
 def settings(**tables):
     return Config.from_mapping({"modalities": {"image": {"encoder": "x"}}, **tables})
 

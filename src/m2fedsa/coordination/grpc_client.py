@@ -80,7 +80,7 @@ class GrpcCoordination:
         self._found_again()
         return self._call("Fingerprints", Prints).tensors
 
-    def restore(self, round_number: int, file: str) -> None:
+    def restore(self, round_number: int, file: str | None) -> None:
         """See `Coordination.restore`."""
         self._call("Restore", Done, round=round_number, file=file)
         self._server = self.describe().process

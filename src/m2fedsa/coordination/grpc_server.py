@@ -144,7 +144,7 @@ class CoordinationServer:
             case "Fingerprints":
                 return Prints(host.fingerprints())
             case "Restore":
-                host.restore(_given(call.round), _given(call.file))
+                host.restore(_given(call.round), call.file)
             case "Revoke":
                 _given(self.steward.revoked).add(_given(call.file), _given(call.client))
         return Done()

@@ -30,5 +30,6 @@ class Coordination(Protocol):
     def fingerprints(self) -> Mapping[str, list[object]]:
         """Prints of the tensors in force (see `state.fingerprints`)."""
 
-    def restore(self, round_number: int, file: str) -> None:
-        """Take the checkpoint of this round, written with this digest. `RunDirectoryError` if it is missing or was altered."""
+    def restore(self, round_number: int, file: str | None) -> None:
+        """Take the checkpoint of this round, written with this digest; None: the tensors of the seed. `RunDirectoryError` if it
+        is missing or was altered."""

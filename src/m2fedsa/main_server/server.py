@@ -246,10 +246,13 @@ class MainServer:
         """See `coordination.port.Coordination.fingerprints`."""
         return fingerprints(self._in_force.tensors)
 
-    def restore(self, round_number: int, file: str) -> None:
+    def restore(self, round_number: int, file: str | None) -> None:
         """See `coordination.port.Coordination.restore`."""
-        assert self.store is not None
-        state = State.from_filed(round_number, self.store.read(round_number, file))
+        if file is None:
+            state = State(round_number, initial_server_tensors(self.blueprint))
+        else:
+            assert self.store is not None
+            state = State.from_filed(round_number, self.store.read(round_number, file))
         server_parts(self.blueprint).load(state.tensors)
         self.abort(round_number)
         self._in_force, self._serving = state, None

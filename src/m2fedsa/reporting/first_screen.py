@@ -6,7 +6,7 @@ from html import escape
 from m2fedsa.reporting.cards import note, section
 from m2fedsa.reporting.charts import FUSED, REFERENCE, Bar, bars, colours
 from m2fedsa.reporting.files import RunFiles
-from m2fedsa.reporting.summary import NAMES, best_single, compute, holdings, judged_by, samples, score, storage
+from m2fedsa.reporting.summary import NAMES, best_single, compute, holdings, judged_by, samples, score, storage, trainers
 from m2fedsa.reporting.units import duration, percent, plural, size
 
 
@@ -89,7 +89,7 @@ def came_out(run: RunFiles) -> str:
     up, down = (sum(value for name, value in traffic.items() if name.endswith(way)) for way in ("up", "down"))
     lines.append(f"{size(up)} up and {size(down)} down, all clients together")
     if result["ledger"]:
-        kept, work = storage(result["ledger"]), compute(result["ledger"], run.config)
+        kept, work = storage(result["ledger"]), compute(result["ledger"], run.config, trainers(result))
         lines.append(f"a client keeps {size(kept.client)} of {size(kept.whole)} ({percent(kept.fraction)})")
         lines.append(f"and computes {percent(work.fraction)} of the work of training the whole")
     items = "".join(f"<li>{escape(line)}</li>" for line in lines).replace(" %", "&nbsp;%")

@@ -104,9 +104,9 @@ def _use(model: "TrainedModel", encoders: Path) -> str:
         _SAYS[model.blueprint.task.kind],
     ]
     told = [
-        "`logits` has one entry per modality beside `fused`: what that modality says alone; `model.answers` turns logits into probabilities,",
-        "or into numbers in the units of the labels. What was trained lies in `adapters.safetensors`, and `model.json` says where in the",
-        "encoders it belongs.",
+        "`logits` has one entry per modality beside `fused`: what that modality says alone; `model.answers` turns logits into",
+        "probabilities, or into numbers in the units of the labels. What was trained lies in `adapters.safetensors`, and `model.json`",
+        "says where in the encoders it belongs.",
     ]
     return "\n".join(["## Use", "", "```python", *code, "```", "", *told, "", *_encoders_alone(model), ""])
 

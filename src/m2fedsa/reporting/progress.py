@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, TextIO
 from m2fedsa.config import Config
 from m2fedsa.reporting.program import program, word
 from m2fedsa.reporting.records import Facts, FailureRecord, Metrics, ResultRecord, RoundRecord, WarmStartRecord
-from m2fedsa.reporting.summary import holdings, ledger_lines, result_sentences, samples, score
+from m2fedsa.reporting.summary import NAMES, holdings, judged_by, ledger_lines, result_sentences, samples, score
 from m2fedsa.reporting.units import count, duration, plural, size
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ class Lines:
         for sentence in others:
             if sentence:
                 self.say([Part(sentence)])
-        for modality, line in ledger_lines(result["ledger"], self.config).items():
+        for modality, line in ledger_lines(result, self.config).items():
             self.say([Part(self._label(modality)), Part(f"  {line}", style="dim")])
         if directory is not None:
             again = f"{program()} run {word(directory / 'config.toml')}"
@@ -172,7 +172,9 @@ class Lines:
             value = score(metrics, subset)
             return f"{subset} {value:.2f}" if value is not None else f"{subset}  –  "
 
-        return [Part(f"  {text('fused')} ", style="bold green"), *(Part(f"  {text(name)}", 1) for name in self.config.modalities)]
+        metric = judged_by(metrics) if metrics else "accuracy"
+        named = [] if metric == "accuracy" else [Part(f"  {NAMES[metric]}", 1)]
+        return [*named, Part(f"  {text('fused')} ", style="bold green"), *(Part(f"  {text(name)}", 1) for name in self.config.modalities)]
 
     def _time_left(self, number: int) -> str:
         left = (self.total - number) * statistics.median(self.recent)

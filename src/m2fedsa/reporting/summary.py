@@ -64,30 +64,35 @@ def storage(ledger: Mapping[str, LedgerEntry]) -> Share:
     return Share(*(sum(_kept(entry[side]) for entry in ledger.values()) for side in ("client", "whole")))
 
 
-def compute(ledger: Mapping[str, LedgerEntry], config: Config) -> Share:
-    """Operations per visit of a sample, on a client of all modalities: the frozen head runs once for each view that is kept of a sample,
-    and its output serves all visits; where each step disturbs samples anew it runs every time."""
+def trainers(result: ResultRecord) -> int:
+    """How many clients train; a manifest's own are as many as its column names, whatever the settings say."""
+    return sum(client["train"] > 0 for client in result["per_client"].values())
+
+
+def compute(ledger: Mapping[str, LedgerEntry], config: Config, clients: int) -> Share:
+    """Operations per visit of a sample, on a client of all modalities, of so many that train: the frozen head runs once for each view
+    that is kept of a sample, and its output serves all visits; where each step disturbs samples anew it runs every time."""
     client = sum(
-        operations_of(one["client"]) - _saved(config, name) * one["client"]["flops"].get("head", 0.0) for name, one in ledger.items()
+        operations_of(one["client"]) - _saved(config, name, clients) * one["client"]["flops"].get("head", 0.0)
+        for name, one in ledger.items()
     )
     return Share(client, sum(operations_of(entry["whole"]) for entry in ledger.values()))
 
 
-def _saved(config: Config, modality: str) -> float:
+def _saved(config: Config, modality: str, clients: int) -> float:
     """The share of a head's runs that kept outputs save."""
     settings = config.modalities.get(modality)
     views = settings.augment_views if settings is not None and settings.augment else 1
-    return max(0.0, 1 - views / visits(config)) if views else 0.0
+    return max(0.0, 1 - views / visits(config, clients)) if views else 0.0
 
 
-def visits(config: Config) -> float:
-    """How often a run trains on a sample, on average; 1 where the number of local steps, not of epochs, is given."""
+def visits(config: Config, clients: int) -> float:
+    """How often a run trains on a sample of one of so many clients, on average; 1 where local steps, not epochs, are given."""
     federation = config.federation
     if federation.local_steps:
         return 1.0
-    return max(
-        1.0, federation.rounds * federation.local_epochs * (federation.clients_per_round or config.data.clients) / config.data.clients
-    )
+    share = min(1.0, (federation.clients_per_round or clients) / max(1, clients))
+    return max(1.0, federation.rounds * federation.local_epochs * share)
 
 
 def operations_of(side: Side) -> float:
@@ -112,22 +117,24 @@ def result_sentences(result: ResultRecord, config: Config) -> list[str]:
         closed = score(result.get("closed_form"), "fused")
         if closed is not None:
             against.append(f"{closed:.3f} for a linear head on frozen features")
-        sentences.append(f"Fused {fused:.3f}{' against ' if against else ''}{', '.join(against)}.")
+        metric = judged_by(metrics)
+        named = "" if metric == "accuracy" else f"{NAMES[metric]} "
+        sentences.append(f"Fused {named}{fused:.3f}{' against ' if against else ''}{', '.join(against)}.")
     ledger = result["ledger"]
     if ledger:
-        kept = storage(ledger)
+        kept, work = storage(ledger), compute(ledger, config, trainers(result))
         sentences.append(
-            f"A client keeps {size(kept.client)} of {size(kept.whole)} and computes {percent(compute(ledger, config).fraction)} "
+            f"A client keeps {size(kept.client)} of {size(kept.whole)} and computes {percent(work.fraction)} "
             "of the work of training the whole."
         )
     return sentences
 
 
-def ledger_lines(ledger: Mapping[str, LedgerEntry], config: Config) -> dict[str, str]:
+def ledger_lines(result: ResultRecord, config: Config) -> dict[str, str]:
     """modality -> what a client keeps, computes and sends for it."""
     lines = {}
-    for name, entry in ledger.items():
-        kept, work, sent = storage({name: entry}), compute({name: entry}, config), entry["bytes"]
+    for name, entry in result["ledger"].items():
+        kept, work, sent = storage({name: entry}), compute({name: entry}, config, trainers(result)), entry["bytes"]
         lines[name] = (
             f"keeps {size(kept.client)} of {size(kept.whole)} ({percent(kept.fraction)}), computes {percent(work.fraction)}, "
             f"sends {size(sent['up'])} and receives {size(sent['down'])} per sample and step"
