@@ -117,8 +117,9 @@ def _settings(model: TrainedModel) -> Config:
     modalities = {name: described(name, config).model_copy(update={**plain, "encoder": f"{ENCODERS}/{name}"}) for name in model.modalities}
     data = Data(source=OBJECT, task=config.data.task, columns=Columns(id=config.data.columns.id))
     compute = Compute(precision=config.compute.precision, attention=config.compute.attention, device="cpu")
-    parts = {"data": data, "modalities": modalities, "fusion": config.fusion, "loss": config.loss, "compute": compute}
-    return Config(name=config.name, seed=config.seed, **parts)
+    return Config(
+        name=config.name, seed=config.seed, data=data, modalities=modalities, fusion=config.fusion, loss=config.loss, compute=compute
+    )
 
 
 def _placed(folder: Path) -> Config:

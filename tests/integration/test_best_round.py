@@ -9,7 +9,8 @@ import m2fedsa
 from m2fedsa.checkpoint import Manifest
 from m2fedsa.errors import Interrupted
 
-SETTINGS = ["federation.rounds=6", "evaluation.keep_best=true", "evaluation.metric=loss"]
+SETTINGS = ["federation.rounds=6", "evaluation.keep_best=true", "evaluation.metric=loss", "federation.warm_start=false"]
+"""Without a warm start, which would be the best round here."""
 
 
 class Leaving:
@@ -108,8 +109,8 @@ def test_a_run_stops_by_itself(whole, config, tmp_path):
 
 def test_the_warm_start_can_be_the_best_round(config, tmp_path):
     """Rates that ruin what the closed form gave: the outcome is that of no round, of every party; and so it is when resumed."""
-    ruinous = config.override(["optimizer.learning_rate=1.0", "federation.rounds=3"])
-    none = m2fedsa.run(config.override(["federation.rounds=0"]))
+    ruinous = config.override(["optimizer.learning_rate=1.0", "federation.rounds=3", "federation.warm_start=true"])
+    none = m2fedsa.run(ruinous.override(["federation.rounds=0"]))
     with pytest.raises(Interrupted):
         m2fedsa.run(ruinous, out=tmp_path / "run", progress=Leaving(2))
     found = m2fedsa.run(ruinous, out=tmp_path / "run", resume=True)

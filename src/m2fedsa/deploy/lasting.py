@@ -69,11 +69,14 @@ class Lasting:
         """See `Coordination.fingerprints`."""
         return self.server.fingerprints()
 
-    def restore(self, round_number: int, file: str) -> None:
-        """See `Coordination.restore`. The file first, once the checkpoint was found good."""
-        assert self.server.store is not None
-        self.server.store.read(round_number, file)
-        self._write(round_number, file)
+    def restore(self, round_number: int, file: str | None) -> None:
+        """See `Coordination.restore`. The file first, once the checkpoint was found good; none names the tensors of the seed."""
+        if file is None:
+            (self.folder / IN_FORCE).unlink(missing_ok=True)
+        else:
+            assert self.server.store is not None
+            self.server.store.read(round_number, file)
+            self._write(round_number, file)
         self.server.restore(round_number, file)
 
     def _write(self, round_number: int, file: str) -> None:
