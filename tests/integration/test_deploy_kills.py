@@ -1,7 +1,8 @@
 """kill -9 of every party of a deployment at random moments: the run goes on or is begun again, and ends with the digest of a run that
 nothing befell, over the same accepted clients.
 
-One kill of a client and one of the main server within one run here; `make nightly` adds twenty.
+The main server is killed in CI; `make nightly` adds twenty kills of all six. They take minutes: Flower notices after about a minute who is
+gone, and lets a client's key in again only then.
 """
 
 import os
@@ -92,15 +93,14 @@ def without(monkeypatch, rounds):
     monkeypatch.setattr(InProcessFederation, "run", some)
 
 
-def test_a_client_and_the_main_server_killed_in_one_run(settings, tmp_path):
-    """Both within round 1, which therefore is begun again: once without the client, once with a new main server."""
+@pytest.mark.skipif(not {"CI", "M2FEDSA_NIGHTLY"} & set(os.environ), reason="takes two minutes: CI and `make nightly` run it")
+def test_a_main_server_killed_within_a_round(settings, tmp_path):
+    """The round is begun again with a new one."""
     changes = ("federation.rounds=1", "federation.warm_start=false", "transfer.start=1", "federation.min_clients=2")
     directory = made(settings, tmp_path / "deployment", 2, *changes)
     draw, victims = random.Random(0), []
 
     def attack(running):
-        victims.append(kill(running, "client", draw))
-        time.sleep(2.0)
         victims.append(kill(running, "main-server", draw))
 
     result = attacked(directory, tmp_path / "run", attack)
