@@ -251,13 +251,18 @@ class TrainTask:
     view: GlobalView
 
 
+Summed = Literal["labels", "soft", "joint", "fused"]
+"""Per modality of labelled samples (`labels`), and of unlabelled ones with their soft labels (`soft`). Under the one name `fused`: of all
+modalities' features side by side (`joint`), or of f and what the opinions of the modalities leave unexplained (`fused`)."""
+
+
 @dataclass(frozen=True)
 class SumsTask:
-    """Sums of features for the warm start: of labelled samples, or of unlabelled ones with their soft labels."""
+    """Sums of features for the warm start."""
 
     client: str
     view: GlobalView
-    soft: bool = False
+    of: Summed = "labels"
 
 
 @dataclass(frozen=True)
@@ -267,8 +272,9 @@ class JudgeTask:
     client: str
     view: GlobalView
     candidates: Mapping[str, tuple[tuple[Tensor, Tensor], ...]]
-    """modality -> per shrinkage the weight (K, D_z) and bias (K,), without the prior"""
+    """modality, or `fused` -> per shrinkage the weight (K, D_z) and bias (K,), without the prior"""
     scales: tuple[float, ...]
+    of: Summed = "labels"
 
 
 @dataclass(frozen=True)

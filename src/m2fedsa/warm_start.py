@@ -69,6 +69,35 @@ def ridge_direction(moments: Moments, shrinkage: float) -> Tensor:
     return solved
 
 
+def residual_ridge(sums: ClassSums, shrinkage: float) -> Tensor:
+    """(K, D): W of least 1/N Σ |r − W φ|² + ρ/(1−ρ) Σ_d G_dd |W_d|², G = 1/N Σ φφᵀ, from Σ r, N; Σ r φᵀ, Σ φᵀ; Σ φφᵀ.
+
+    W = (1 − ρ) C ((1 − ρ) G + ρ diag G)⁻¹, C = 1/N Σ r φᵀ. The penalty follows each feature's own size, since those of several modalities
+    stand side by side. An intercept is a feature that is 1.
+    """
+    number = sums.counts[-1]
+    products, cross = sums.products / number, sums.sums[:-1] / number
+    sizes = products.diagonal()
+    # A feature that is always zero has no size; the identity keeps its weight at zero.
+    penalty = torch.diag(torch.where(sizes > 0, shrinkage * sizes, torch.ones_like(sizes)))
+    solved: Tensor = torch.linalg.solve((1 - shrinkage) * products + penalty, cross.T).T
+    return (1 - shrinkage) * solved
+
+
+def blocks_of(weight: Tensor, widths: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
+    """W (K, Σ D_m + M) of all modalities side by side as a weight (K, D_m) and a bias (K,) for each: the last M features tell which are
+    there."""
+    *parts, biases = torch.split(weight, [*widths, len(widths)], 1)
+    return [(part, biases[:, place]) for place, part in enumerate(parts)]
+
+
+def centred(sums: ClassSums) -> ClassSums:
+    """Sums of targets y as those of y − ȳ: Σ (y − ȳ) φᵀ = Σ y φᵀ − ȳ Σ φᵀ."""
+    mean = sums.counts[:-1] / sums.counts[-1]
+    counts = torch.cat([torch.zeros_like(mean), sums.counts[-1:]])
+    return ClassSums(counts, torch.cat([sums.sums[:-1] - mean[:, None] * sums.sums[-1], sums.sums[-1:]]), sums.products)
+
+
 def total(parts: Iterable[Mapping[str, ClassSums]]) -> dict[str, ClassSums]:
     """Sums per modality over parts, in the order given."""
     result: dict[str, ClassSums] = {}

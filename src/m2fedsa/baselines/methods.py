@@ -38,6 +38,14 @@ METHODS: Mapping[str, Method] = {
         "discriminant classifiers of frozen features from sums that clients send once (as AFL, Fed3R), and the sum of what they say",
         ("federation.rounds=0", "federation.warm_start=true", "transfer.closed_form=false"),
     ),
+    "closed_form_joint": Method(
+        "ridge regression on the frozen features of all modalities side by side, zero where one lacks, from sums that clients send once",
+        ("federation.rounds=0", "federation.warm_start=true", "warm_start.form=joint", "transfer.closed_form=false"),
+    ),
+    "closed_form_fused": Method(
+        "closed_form, corrected by ridge regression on what the untrained fusion makes of all modalities",
+        ("federation.rounds=0", "federation.warm_start=true", "warm_start.fused=true", "transfer.closed_form=false"),
+    ),
     "local": Method(
         "each client alone: nothing is averaged, test samples are dealt out to the clients",
         (
@@ -110,6 +118,7 @@ ABLATIONS: Mapping[str, Method] = {
     "plateau_start": Method("transfer starts when the loss falls no more", ("transfer.start=plateau",)),
     "fixed_start": Method("transfer starts in the first round", ("transfer.start=1",)),
     "no_warm_start": Method("classifiers begin at zero", ("federation.warm_start=false",)),
+    "fused_warm_start": Method("the fused classifier begins in closed form too", ("warm_start.fused=true",)),
     "not_prior_adjusted": Method("the plain cross-entropy", ("loss.prior_adjusted=false",)),
     "in_turn": Method("one server side, stepped by each client in turn", ("federation.server_update=in_turn",)),
     "synchronous": Method("one server side, stepped by the mean gradient of all clients", ("federation.server_update=synchronous",)),

@@ -10,12 +10,15 @@ from torch import Tensor
 
 from m2fedsa.blueprint import Blueprint
 from m2fedsa.client.batches import teachable
+from m2fedsa.client.side_by_side import SideBySide
 from m2fedsa.client.sweep import Chunk, Sweep, pooled_features
 from m2fedsa.client.teacher import adjustment, teach
 from m2fedsa.data.samples import ClientData, Samples, labelled
 from m2fedsa.messages import ALL, ClassSums, JudgeResult, JudgeTask, SumsResult, SumsTask
 from m2fedsa.tasks import Task
-from m2fedsa.tasks.task import Linear, Targets
+from m2fedsa.tasks.task import FUSED, Linear, Targets
+
+SIDE_BY_SIDE = ("joint", "fused")
 
 
 class WarmAnswers:
@@ -34,9 +37,11 @@ class WarmAnswers:
 
     def sums(self, task: SumsTask, sweep: Sweep) -> SumsResult:
         """Sums per modality of the samples that make classifiers and of those that judge them; soft labels count among the first."""
-        chunks = self._passed(sweep, unlabelled=task.soft)
+        chunks = self._passed(sweep, unlabelled=task.of == "soft")
         hard = self._task.targets(self._samples.labels, self._least)
-        soft = self._soft_targets(sweep, chunks) if task.soft else {}
+        if task.of in SIDE_BY_SIDE:
+            return self._side_by_side_sums(task, sweep, chunks, hard)
+        soft = self._soft_targets(sweep, chunks) if task.of == "soft" else {}
         even: dict[str, ClassSums] = {}
         odd: dict[str, ClassSums] = {}
         for modality, (rows, pooled) in pooled_features(chunks).items():
@@ -53,7 +58,14 @@ class WarmAnswers:
         """Loss of every candidate on the odd samples, under the global prior."""
         hard, prior = self._task.targets(self._samples.labels, self._least), task.view.log_prior.double()
         losses = {}
-        for modality, (rows, pooled) in pooled_features(self._passed(sweep, unlabelled=False)).items():
+        chunks = self._passed(sweep, unlabelled=False)
+        if task.of in SIDE_BY_SIDE:
+            found = SideBySide.of(task.of, sweep, chunks, task.view)
+            _, judged = self._halves(hard, found.rows)
+            inner = self._task.inner(self._samples.labels[found.rows], prior)
+            lines = [found.losses(self._task, inner, judged, weight, task.scales) for weight, _ in task.candidates[FUSED]]
+            return JudgeResult(self._client, {FUSED: torch.stack(lines)}, sweep.traffic)
+        for modality, (rows, pooled) in pooled_features(chunks).items():
             _, judged = self._halves(hard, rows)
             z, labels = pooled[judged].double(), self._task.inner(self._samples.labels[rows[judged]], prior)
             table = [
@@ -63,6 +75,13 @@ class WarmAnswers:
             if table:
                 losses[modality] = torch.stack([torch.stack(row) for row in table])
         return JudgeResult(self._client, losses, sweep.traffic)
+
+    def _side_by_side_sums(self, task: SumsTask, sweep: Sweep, chunks: Sequence[Chunk], hard: Targets) -> SumsResult:
+        found = SideBySide.of(task.of, sweep, chunks, task.view)
+        inner = self._task.inner(self._samples.labels[found.rows], task.view.log_prior.double())
+        even, odd = (found.sums(task.of, self._task, hard, inner, half) for half in self._halves(hard, found.rows))
+        counted = self._task.counted(self._samples.labels[hard.taken])
+        return SumsResult(self._client, {FUSED: even}, {FUSED: odd}, counted, sweep.traffic)
 
     @property
     def _samples(self) -> Samples:
@@ -80,7 +99,8 @@ class WarmAnswers:
     def _passed(self, sweep: Sweep, *, unlabelled: bool) -> list[Chunk]:
         """What the main server made of the labelled samples, and of the unlabelled ones that can be taught. Kept until the first round:
         nothing that decides the answer changes before."""
-        groups = {"labelled": (labelled(self._samples.labels), ()), "unlabelled": (teachable(self._samples), (ALL,))}
+        fused = (ALL,) if self._blueprint.config.warm_start.fused else ()
+        groups = {"labelled": (labelled(self._samples.labels), fused), "unlabelled": (teachable(self._samples), (ALL,))}
         found: list[Chunk] = []
         for name, (taken, subsets) in groups.items():
             if name == "unlabelled" and not unlabelled:

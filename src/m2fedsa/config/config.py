@@ -61,6 +61,10 @@ class Config(Section):
             raise ValueError('loss.balance = "weights" needs federation.warm_start = true, which counts the classes; or take "sampling"')
         if self.loss.balance == "sampling" and self.data.task == "multi_label":
             raise ValueError('loss.balance = "sampling" is for one class a sample; with data.task = "multi_label" take "weights"')
+        if self.data.task == "regression" and self.warm_start.form == "joint":
+            raise ValueError('warm_start.form = "joint" gives log-odds that add up, and data.task = "regression" has none; take "apart"')
+        if self.loss.balance == "sampling" and (self.warm_start.fused or self.warm_start.form == "joint"):
+            raise ValueError('loss.balance = "sampling" leaves class weights unknown, which warm_start.fused and form = "joint" need')
         if self.loss.balance != "none" and self.data.task == "regression":
             raise ValueError(f'loss.balance = "{self.loss.balance}", but data.task = "regression" has no classes; leave it out')
         metric, known = self.evaluation.metric, METRICS[self.data.task]

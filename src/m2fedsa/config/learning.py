@@ -99,3 +99,9 @@ class WarmStart(Section):
     """Of the covariance, to choose from: half of the samples make classifiers, the other half judge them."""
     scales: Annotated[tuple[Positive, ...], FROM_TOML, Field(min_length=1)] = (0.1, 0.2, 0.35, 0.5, 0.7, 1.0, 1.4)
     """Of the logits, to choose from in the same way."""
+    form: Literal["apart", "joint"] = "apart"
+    """`apart`: a discriminant for each modality, whose opinions add up. `joint`: one ridge regression on the features of all modalities
+    side by side, zero where one lacks."""
+    fused: bool = False
+    """Begin with a C_f that corrects the sum of opinions from what the untrained fusion makes of all modalities: ridge regression on what
+    the sum leaves unexplained. Relations between modalities are known so before the first round."""

@@ -5,15 +5,20 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from m2fedsa.fed_server.server import FedServer
-from m2fedsa.messages import Failure, JudgeResult, JudgeTask, Result, SumsResult, SumsTask, Task, Traffic
+from m2fedsa.messages import ClassSums, Failure, JudgeResult, JudgeTask, Result, Summed, SumsResult, SumsTask, Task, Traffic
 from m2fedsa.state import nbytes
-from m2fedsa.tasks.task import Linear
-from m2fedsa.warm_start import best, total
+from m2fedsa.tasks.task import FUSED, Linear
+from m2fedsa.warm_start import best, blocks_of, centred, residual_ridge, total
+
+CORRECTIONS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
+"""Scales of a regression on what is left unexplained: a half of the identity bounds the Hessian of cross-entropy, so 2 is a Newton step at
+even odds, and more is wanted where predictions are sure; 0 leaves things as they are."""
 
 Ask = Callable[[Sequence[Task]], list[Result | Failure]]
 """Gives tasks to clients and waits for all answers."""
@@ -40,11 +45,15 @@ def warm_start(server: FedServer, ask: Ask) -> WarmStart:
     """Set the classifiers and π of the fed server's state from the clients' sums."""
     holders = sorted(name for name, client in server.clients.items() if client.labelled > 0)
     taught = sorted(name for name, client in server.clients.items() if client.teachable > 0)
-    first, chosen = _fit(server, ask, holders, holders, soft=False)
-    if taught and chosen and server.blueprint.config.transfer.closed_form:
+    config = server.blueprint.config.warm_start
+    if config.form == "joint":
+        first, chosen = _side_by_side(server, ask, holders, "joint")
+    else:
+        first, chosen = _fit(server, ask, holders, holders, "labels")
+    if taught and chosen and config.form == "apart" and server.blueprint.config.transfer.closed_form:
         # Once only: repeated, it drifts away from the labels.
         before = server.state
-        second, softly = _fit(server, ask, sorted({*holders, *taught}), holders, soft=True)
+        second, softly = _fit(server, ask, sorted({*holders, *taught}), holders, "soft")
         lost = {failure.client for failure in second.failures} - {failure.client for failure in first.failures}
         if lost.intersection(holders):
             # Sums without labels that the first exchange had would be a step back.
@@ -52,6 +61,9 @@ def warm_start(server: FedServer, ask: Ask) -> WarmStart:
         else:
             chosen = softly
         first = first + second
+    if config.fused and chosen:
+        third, corrected = _side_by_side(server, ask, holders, "fused")
+        first, chosen = first + third, {**chosen, **corrected}
     sent = sum(client.labelled for client in server.clients.values())
     if taught and server.blueprint.config.transfer.closed_form:
         sent += sum(client.teachable for client in server.clients.values())
@@ -60,7 +72,7 @@ def warm_start(server: FedServer, ask: Ask) -> WarmStart:
 
 
 def _fit(
-    server: FedServer, ask: Ask, clients: Sequence[str], judges: Sequence[str], soft: bool
+    server: FedServer, ask: Ask, clients: Sequence[str], judges: Sequence[str], of: Summed
 ) -> tuple["_Exchange", dict[str, tuple[float, float]]]:
     """Two exchanges: fit on even samples and judge on odd ones, then refit on all.
 
@@ -68,7 +80,7 @@ def _fit(
     """
     config, task = server.blueprint.config.warm_start, server.blueprint.task
     scales = task.scales(config.scales)
-    sums, first = _sums(server, ask, clients, soft)
+    sums, first = _sums(server, ask, clients, of)
     if not sums:
         return first, {}
     even, odd = total(result.even for result in sums), total(result.odd for result in sums)
@@ -79,7 +91,8 @@ def _fit(
         for name, one in even.items()
         if task.number(one) > 0
     }
-    tables, second = _judge(server, ask, judges, candidates, scales)
+    pairs = {name: tuple((one.weight, one.bias) for one in many) for name, many in candidates.items()}
+    tables, second = _judge(server, ask, judges, pairs, scales, "labels")
     chosen = best(tables, config.shrinkages, scales)
     server.adopt(
         {
@@ -97,6 +110,37 @@ def _fit(
     return first + second, chosen
 
 
+def _side_by_side(
+    server: FedServer, ask: Ask, clients: Sequence[str], of: Literal["joint", "fused"]
+) -> tuple["_Exchange", dict[str, tuple[float, float]]]:
+    """Two exchanges, as in `_fit`, for the ridge regression of what is not explained yet: without any classifier by the prior (`joint`,
+    which makes all C_m), or by the sum of opinions (`fused`, which makes C_f)."""
+    shrinkages, task = server.blueprint.config.warm_start.shrinkages, server.blueprint.task
+    sums, first = _sums(server, ask, clients, of)
+    if not sums:
+        return first, {}
+    even, odd = (total(half)[FUSED] for half in ([result.even for result in sums], [result.odd for result in sums]))
+    if of == "joint":
+        server.adopt_prior(task.prior(_ordered_sum([result.counts for result in sums]), server.state.log_prior))
+    if even.counts[-1] == 0:
+        return first, {}
+
+    def fit(one: ClassSums, shrinkage: float) -> Tensor:
+        return residual_ridge(centred(one) if of == "joint" else one, shrinkage)
+
+    candidates = tuple((fit(even, shrinkage), torch.zeros(task.outputs)) for shrinkage in shrinkages)
+    tables, second = _judge(server, ask, clients, {FUSED: candidates}, CORRECTIONS, of)
+    shrinkage, scale = best(tables, shrinkages, CORRECTIONS)[FUSED]
+    weight = scale * fit(even + odd, shrinkage)
+    if of == "fused":
+        server.adopt({FUSED: Linear(weight[:, :-1], weight[:, -1])})
+        return first + second, {FUSED: (shrinkage, scale)}
+    widths, prior = server.blueprint.widths, server.state.log_prior.double()
+    blocks = zip(widths, blocks_of(weight, [one.pooled for one in widths.values()]), strict=True)
+    server.adopt({name: Linear(block, bias + prior) for name, (block, bias) in blocks})
+    return first + second, dict.fromkeys(widths, (shrinkage, scale))
+
+
 @dataclass(frozen=True)
 class _Exchange:
     features: Traffic
@@ -110,8 +154,8 @@ class _Exchange:
         return _Exchange(self.features + other.features, self.sums + other.sums, self.failures + other.failures, visits)
 
 
-def _sums(server: FedServer, ask: Ask, clients: Sequence[str], soft: bool) -> tuple[list[SumsResult], _Exchange]:
-    tasks = [SumsTask(name, server.view(name), soft) for name in clients]
+def _sums(server: FedServer, ask: Ask, clients: Sequence[str], of: Summed) -> tuple[list[SumsResult], _Exchange]:
+    tasks = [SumsTask(name, server.view(name), of) for name in clients]
     answers = ask(tasks)
     results = sorted((one for one in answers if isinstance(one, SumsResult)), key=lambda one: one.client)
     features = sum((one.traffic for one in results), Traffic())
@@ -119,16 +163,29 @@ def _sums(server: FedServer, ask: Ask, clients: Sequence[str], soft: bool) -> tu
     visits: dict[str, float] = {}
     for half in (half for result in results for half in (result.even, result.odd)):
         for modality, one in half.items():
-            visits[modality] = visits.get(modality, 0.0) + server.blueprint.task.number(one)
+            for name, number in _visited(server, modality, one, of).items():
+                visits[name] = visits.get(name, 0.0) + number
     failures = tuple(one for one in answers if isinstance(one, Failure))
     return results, _Exchange(features, sums, failures, {modality: round(number) for modality, number in visits.items()})
 
 
+def _visited(server: FedServer, name: str, sums: ClassSums, of: Summed) -> dict[str, float]:
+    """modality -> samples whose features are in these sums; of all modalities side by side the last features count them."""
+    if name != FUSED:
+        return {name: server.blueprint.task.number(sums)}
+    modalities = server.blueprint.modalities
+    return dict(zip(modalities, sums.sums[-1, -len(modalities) :].tolist(), strict=True)) if of == "joint" else {}
+
+
 def _judge(
-    server: FedServer, ask: Ask, clients: Sequence[str], candidates: Mapping[str, tuple[Linear, ...]], scales: tuple[float, ...]
+    server: FedServer,
+    ask: Ask,
+    clients: Sequence[str],
+    pairs: Mapping[str, tuple[tuple[Tensor, Tensor], ...]],
+    scales: tuple[float, ...],
+    of: Summed,
 ) -> tuple[dict[str, Tensor], _Exchange]:
-    pairs = {name: tuple((one.weight, one.bias) for one in many) for name, many in candidates.items()}
-    tasks = [JudgeTask(name, server.view(name), pairs, scales) for name in clients]
+    tasks = [JudgeTask(name, server.view(name), pairs, scales, of) for name in clients]
     answers = ask(tasks)
     results = sorted((one for one in answers if isinstance(one, JudgeResult)), key=lambda one: one.client)
     tables: dict[str, list[Tensor]] = {}
@@ -136,7 +193,11 @@ def _judge(
         for modality, table in result.losses.items():
             tables.setdefault(modality, []).append(table)
     sent = sum(
-        nbytes(pair) for task in tasks for name, many in pairs.items() if name in server.clients[task.client].modalities for pair in many
+        nbytes(pair)
+        for task in tasks
+        for name, many in pairs.items()
+        if name in (FUSED, *server.clients[task.client].modalities)
+        for pair in many
     )
     received = sum(nbytes(result.losses.values()) for result in results)
     features = sum((one.traffic for one in results), Traffic())

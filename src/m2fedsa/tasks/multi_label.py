@@ -147,6 +147,10 @@ class MultiLabel:
         """scale (W z + b) + β."""
         return scale * (features @ linear.weight.T + linear.bias) + prior
 
+    def residual(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """y − σ(s)."""
+        return labels - logits.sigmoid()
+
     def judged(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Binary cross-entropy, the mean over the classes."""
         return functional.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="none").mean(1).sum()

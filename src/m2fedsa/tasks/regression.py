@@ -179,6 +179,10 @@ class Regression:
         """W z + b."""
         return scale * (features @ linear.weight.T + linear.bias)
 
+    def residual(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """t − s."""
+        return labels - logits
+
     def judged(self, logits: Tensor, labels: Tensor) -> Tensor:
         """(K,): half of the squares."""
         return 0.5 * (logits - labels).square().sum(0)

@@ -130,6 +130,10 @@ class SingleLabel:
         """scale (W z + b) + log π."""
         return scale * (features @ linear.weight.T + linear.bias) + prior
 
+    def residual(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """y − softmax(s), y one-hot."""
+        return functional.one_hot(labels, self.outputs) - logits.softmax(1)
+
     def judged(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy."""
         return functional.cross_entropy(logits, labels, reduction="sum")

@@ -43,6 +43,10 @@ class Task(Protocol):
         """Its name in the settings."""
 
     @property
+    def outputs(self) -> int:
+        """K."""
+
+    @property
     def metric(self) -> str:
         """The metric that it is judged by, the larger the better."""
 
@@ -117,6 +121,9 @@ class Task(Protocol):
 
     def candidate(self, features: Tensor, linear: Linear, scale: float, prior: Tensor) -> Tensor:
         """Logits (n, K) float64 of the closed form at a scale."""
+
+    def residual(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """(n, K) what the answers leave unexplained, the negative gradient of the loss; labels as `inner` gives them."""
 
     def judged(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The loss summed over samples, () or per output (K,), to choose by; labels as `inner` gives them."""
