@@ -9,7 +9,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import click
 import typer
@@ -20,6 +20,9 @@ from m2fedsa.cli_data import check, encoder, init
 from m2fedsa.cli_options import Debug, Settings, settings_of
 from m2fedsa.deploy import commands
 from m2fedsa.errors import ConfigError, CutError, InputError, Interrupted, M2FedSAError, WeightsError
+
+if TYPE_CHECKING:
+    from m2fedsa.prediction import Answers
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -142,7 +145,9 @@ app.command()(encoder)
 
 @app.command()
 def predict(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A run directory, or a folder that `m2fedsa export` wrote.")],
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", help="A run directory, what `m2fedsa export` wrote, or with --via a client's folder.")
+    ],
     manifest: Annotated[
         str | None, typer.Argument(metavar="[MANIFEST]", help="New samples; any of the modalities. Without: a run's own test samples.")
     ] = None,
@@ -150,22 +155,32 @@ def predict(
     folder: Annotated[str | None, typer.Option(metavar="DIR", help="Where paths begin, if not beside the manifest.")] = None,
     on_error: Annotated[str, typer.Option(click_type=click.Choice(["stop", "skip"]), help="Rows that cannot be used.")] = "stop",
     client: Annotated[str | None, typer.Option(metavar="NAME", help="Whose own tensors, where averaging rules keep some local.")] = None,
+    via: Annotated[
+        bool, typer.Option("--via", help="DIR is a client's folder, of heads alone; the main server does the rest.")
+    ] = False,
     debug: Debug = False,
 ) -> None:
     """Predict with a trained run: labels and probabilities, by all modalities of a sample together and by each alone."""
-    from m2fedsa.exported import opened
-    from m2fedsa.prediction import predict as of_manifest
-    from m2fedsa.prediction import predict_own
-
-    model, settings = opened(directory, client)
-    if manifest is None:
-        answers = predict_own(model, settings, "test")
-    else:
-        answers = of_manifest(model, settings, manifest, folder=folder, skip=on_error == "skip")
+    answers = _predicted(directory, manifest, folder, on_error == "skip", client, via)
     answers.write(out)
     for note in answers.notes:
         print(f"note: {note}")
-    print(f"{out}: {len(answers.samples):,} samples, predicted by {', '.join(model.modalities)} together (fused) and by each alone")
+    alone = [name for name in answers.values if name != "fused"]
+    print(f"{out}: {len(answers.samples):,} samples, predicted by {', '.join(alone)} together (fused) and by each alone")
+
+
+def _predicted(directory: Path, manifest: str | None, folder: str | None, skip: bool, client: str | None, via: bool) -> "Answers":
+    from m2fedsa.exported import opened
+    from m2fedsa.prediction import predict, predict_own
+
+    if via:
+        from m2fedsa.deploy.remote import predict_via
+
+        if manifest is None or client is not None:
+            raise ConfigError("--via predicts the rows of a manifest, as the client of the folder: m2fedsa predict DIR MANIFEST --via.")
+        return predict_via(directory, manifest, paths=folder, skip=skip)
+    model, settings = opened(directory, client)
+    return predict_own(model, settings, "test") if manifest is None else predict(model, settings, manifest, folder=folder, skip=skip)
 
 
 @app.command()

@@ -10,12 +10,15 @@ from pathlib import Path
 from m2fedsa.errors import StorageError
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write under another name, flush to the disk, rename. `StorageError` if the disk refuses; what stood at `path` is then still there."""
+def write_atomically(path: Path, content: bytes, *, private: bool = False) -> None:
+    """Write under another name, flush to the disk, rename. `StorageError` if the disk refuses; what stood at `path` is then still there.
+    `private`: nobody but the owner can read it."""
     temporary = unfinished(path)
     try:
         _make(path.parent)
         with temporary.open("wb") as file:
+            if private:
+                os.fchmod(file.fileno(), 0o600)
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

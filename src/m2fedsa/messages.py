@@ -290,6 +290,14 @@ Task = TrainTask | SumsTask | JudgeTask | EvaluateTask
 
 
 @dataclass(frozen=True)
+class KeepTask:
+    """The end of the run, for a client on a machine of its own: what it predicts with from now on."""
+
+    client: str
+    view: GlobalView
+
+
+@dataclass(frozen=True)
 class TrainResult:
     """What a client returns from a round."""
 
@@ -365,6 +373,13 @@ class EvaluateResult:
 
 
 Result = TrainResult | SumsResult | JudgeResult | EvaluateResult
+
+
+@dataclass(frozen=True)
+class KeepResult:
+    """The client has it."""
+
+    client: str
 
 
 @dataclass(frozen=True)

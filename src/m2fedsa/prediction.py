@@ -10,12 +10,13 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from m2fedsa.assembly import OBJECT, Extensions, looks_of, samples_of
+from m2fedsa.blueprint import Blueprint
 from m2fedsa.config import Config, Modality
 from m2fedsa.data.columns import TOLD, Column, Fault
 from m2fedsa.data.manifest.labels import named
@@ -37,6 +38,28 @@ BY_NAME = {"image": "image", "audio": "audio", "visual": "video", "text": "text"
 _OPTIONS = {"image_size": "size", "audio_seconds": "seconds", "text_tokens": "tokens", "frames": "frames"}
 """Options of these data sets -> those of a modality of a manifest."""
 _OF_KIND = {"image": ("size",), "audio": ("seconds",), "video": ("frames", "size"), "text": ("tokens",)}
+
+
+class Predictor(Protocol):
+    """A trained run, whole or where a part of it lies elsewhere; see `trained.TrainedModel`."""
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """That it can be given, in the run's order."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Or targets."""
+
+    @property
+    def blueprint(self) -> Blueprint:
+        """Of the run."""
+
+    def __call__(self, inputs: Mapping[str, Mapping[str, Tensor]], presence: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Logits (B, K), NaN in rows of samples without the modality."""
+
+    def answers(self, logits: Tensor) -> Tensor:
+        """What they say (B, K)."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +112,7 @@ class Answers:
 # --- new samples ----------------------------------------------------------------------------------------------------------------------
 
 
-def predict(model: TrainedModel, config: Config, manifest: str, *, folder: str | None = None, skip: bool = False) -> Answers:
+def predict(model: Predictor, config: Config, manifest: str, *, folder: str | None = None, skip: bool = False) -> Answers:
     """What the model says of each row of a manifest, in order.
 
     config: the settings of the run or export, which say how each modality is read. folder: where paths in cells begin, if not where it
@@ -172,7 +195,7 @@ def _batches(columns: Mapping[str, Column], rows: Tensor, presence: Tensor) -> I
         yield few, inputs, {name: having[name] for name in inputs}
 
 
-def _told(model: TrainedModel, number: int, batches: Iterator[Batch]) -> dict[str, Tensor]:
+def _told(model: Predictor, number: int, batches: Iterator[Batch]) -> dict[str, Tensor]:
     """(R, K) of `fused` and each modality."""
     values = {name: torch.full((number, len(model.classes)), float("nan")) for name in (FUSED, *model.modalities)}
     for few, inputs, presence in batches:

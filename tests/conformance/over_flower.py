@@ -75,7 +75,7 @@ def federation(who: worlds.Parties, links: over_grpc.Links, folder: Path) -> Ite
             link = links.of(name)
             client = Client(name, data, who.shared, link)
             journal = Journal(folder / f"{name}.jsonl", name, over_grpc.RUN)
-            resident = Resident(client, over_grpc.RUN, functools.partial(setattr, link, "token"), journal)
+            resident = Resident(client, over_grpc.RUN, functools.partial(setattr, link, "token"), journal, folder / name)
             threading.Thread(target=_serve, args=(resident, door), daemon=True).start()
             stack.callback(door.shutdown, socket.SHUT_RDWR)
         infos = who.federation.clients()

@@ -18,9 +18,11 @@ from torch import Tensor
 from m2fedsa.config import Config
 from m2fedsa.coordination.port import Coordination
 from m2fedsa.data.samples import UNLABELLED, FederatedData
+from m2fedsa.deploy.keepsake import Keepsake
 from m2fedsa.errors import DivergedError, ProtocolError, RunDirectoryError
 from m2fedsa.fed_server import FedServer
 from m2fedsa.federation.port import Federation
+from m2fedsa.identity import Token
 from m2fedsa.links.port import Link, Session
 from m2fedsa.messages import (
     ALL,
@@ -34,6 +36,7 @@ from m2fedsa.messages import (
     Features,
     Gradients,
     InputSpec,
+    KeepTask,
     RoundPlan,
     SumsResult,
     SumsTask,
@@ -868,3 +871,20 @@ class TestFederation:
         assert {name: signature(one) for name, one in answers(other, tasks).items()} == {
             name: signature(one) for name, one in expected.items()
         }
+
+
+def test_at_the_end_every_client_is_given_what_it_predicts_with(tmp_path):
+    """Over Flower alone: in one process there is nobody to give it to."""
+    config, data = worlds.config(), worlds.federated()
+    with flower(config, data, tmp_path) as place:
+        server = place.fed_server
+        names = sorted(server.clients)
+        assert place.federation.hand_over([KeepTask(name, server.view(name)) for name in names]) == {}
+        for name in names:
+            kept, view = Keepsake.read(tmp_path / name), server.view(name)
+            assert kept.view.round == view.round
+            assert kept.view.tensors.keys() == view.tensors.keys()
+            assert all(torch.equal(kept.view.tensors[key], value) for key, value in view.tensors.items())
+            token = Token.verified(kept.token, over_grpc.party(over_grpc.FED, over_grpc.FED, over_grpc.HERE).key.public_key())
+            assert (token.purpose, token.client) == ("predict", name)
+            assert (tmp_path / name / "predict.json").stat().st_mode & 0o777 == 0o600

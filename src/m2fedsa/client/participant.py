@@ -98,9 +98,9 @@ class Client:
             case TrainTask():
                 return finished(self.learning(task))
             case SumsTask():
-                return self._warm.sums(task, self._sweep("train", task.view))
+                return self._warm.sums(task, self.sweep("train", task.view))
             case JudgeTask():
-                return self._warm.judge(task, self._sweep("train", task.view))
+                return self._warm.judge(task, self.sweep("train", task.view))
             case EvaluateTask():
                 return self._evaluate(task)
 
@@ -130,7 +130,7 @@ class Client:
         )
 
     def _evaluate(self, task: EvaluateTask) -> EvaluateResult:
-        sweep = self._sweep(task.split, task.view)
+        sweep = self.sweep(task.split, task.view)
         labels = sweep.branches.samples.labels
         tallies = {}
         for subset, (rows, logits) in sweep.logits(all_subsets(self.data.modalities)).items():
@@ -150,7 +150,8 @@ class Client:
         parts.load({**view.tensors, **{name: value for name, value in self._own(view.round).items() if name in view.tensors}})
         return Branches(samples, split, self.shared.heads, self.kept, parts.to(self.shared.device), self.shared.shortens)
 
-    def _sweep(self, split: Split, view: GlobalView) -> Sweep:
+    def sweep(self, split: Split, view: GlobalView) -> Sweep:
+        """A pass over the samples of a split, with the global tensors and its own."""
         return Sweep(self.name, self._branches(split, view), self.link, view.round, self.shared.blueprint, view.log_prior)
 
     def _teacher_of_round(self, task: TrainTask, branches: Branches) -> tuple[dict[str, Tensor], Traffic]:
@@ -161,7 +162,7 @@ class Client:
         number = window(plan.number, plan.transfer_since, config.transfer.refresh)
         if WINDOW in self.local and int(self.local[WINDOW]) == number:
             return self.local, Traffic()
-        sweep = self._sweep("train", task.view)
+        sweep = self.sweep("train", task.view)
         taught = list(sweep.chunks([ALL], teachable(branches.samples).nonzero().squeeze(1)))
         made = to_local(teach(sweep, taught, config.transfer.teacher), number)
         kept = {name: value for name, value in self.local.items() if not name.startswith(PREFIX)}

@@ -74,7 +74,7 @@ class ClientService:
                     link.token = token
 
                 with cpu_threads(client.shared.blueprint.config.compute.threads):
-                    Resident(client, self.program.run, admit, self.journal).serve(door)
+                    Resident(client, self.program.run, admit, self.journal, self.state).serve(door)
         finally:
             end([self.supernode])
             self.socket.unlink(missing_ok=True)

@@ -22,8 +22,8 @@ from m2fedsa.durable import write_atomically
 from m2fedsa.errors import M2FedSAError
 from m2fedsa.fed_server import FedServer
 from m2fedsa.federation.flower import FlowerFederation
-from m2fedsa.federation.port import Federation
 from m2fedsa.federation.superlink import public_key_bytes
+from m2fedsa.messages import KeepTask
 from m2fedsa.reporting.records import Facts, LedgerEntry, ResultRecord, RoundRecord, WarmStartRecord
 from m2fedsa.reporting.run_directory import RunDirectory
 from m2fedsa.training import conduct
@@ -43,7 +43,7 @@ class Headquarters:
     classes: tuple[str, ...]
     registry: Registry
     fed_server: FedServer
-    federation: Federation
+    federation: FlowerFederation
     coordination: Coordination
     attempts: int
 
@@ -117,6 +117,7 @@ def _conduct(grid: "Grid", folder: Path, program: FedServerProgram, journal: Jou
     begun = (out / "config.toml").exists()
     config = drawing.blueprint.config
     directory = RunDirectory.resume(out, config) if begun else RunDirectory.create(config, out)
+    company: list[Headquarters] = []
 
     def gather() -> Headquarters:
         keys = {public_key_bytes(key): name for name, key in registry.admitted().items()}
@@ -125,9 +126,21 @@ def _conduct(grid: "Grid", folder: Path, program: FedServerProgram, journal: Jou
         _await(federation, len(keys), program.wait_for_clients, journal)
         fed_server = FedServer(drawing.blueprint, federation.clients())
         coordination = coordination_of(folder, program)
-        return Headquarters(drawing.blueprint, drawing.classes, registry, fed_server, federation, coordination, program.attempts)
+        company.append(Headquarters(drawing.blueprint, drawing.classes, registry, fed_server, federation, coordination, program.attempts))
+        return company[0]
 
-    return conduct(directory, config, gather, Told(journal), resume=begun).digest
+    result = conduct(directory, config, gather, Told(journal), resume=begun)
+    _hand_over(company[0], journal)
+    return result.digest
+
+
+def _hand_over(company: Headquarters, journal: Journal) -> None:
+    """Give every client what it predicts with. One that is away gets it when `m2fedsa fed-server` is started once more."""
+    server = company.fed_server
+    missing = company.federation.hand_over([KeepTask(name, server.view(name)) for name in server.clients])
+    for name, reason in sorted(missing.items()):
+        journal.note("not_handed_over", level="warning", client=name, reason=reason)
+    journal.note("handed_over", clients=len(server.clients) - len(missing))
 
 
 def _await(

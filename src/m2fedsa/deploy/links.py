@@ -35,7 +35,8 @@ def issuer_of(folder: Path, program: FedServerProgram, registry: Registry) -> Ca
     keys = {name: fingerprint_of(one.key) for name, one in registry.members.items()}
 
     def issue(client: str, purpose: Purpose, at: int) -> str:
-        return Token(program.run, client, purpose, at, time.time() + 3600 * program.token_hours, keys[client]).signed(signer)
+        hours = 24 * program.predict_days if purpose == "predict" else program.token_hours
+        return Token(program.run, client, purpose, at, time.time() + 3600 * hours, keys[client]).signed(signer)
 
     return issue
 

@@ -50,6 +50,8 @@ class FedServerProgram(Section):
     """Seconds for which a main server that cannot be reached is tried again."""
     token_hours: Seconds = 24.0
     """Hours for which a token lets a client into its round."""
+    predict_days: Seconds = 365.0
+    """Days after the end of the run for which its clients may predict; `m2fedsa fed-server` once more gives them as many again."""
 
 
 class ClientProgram(Section):

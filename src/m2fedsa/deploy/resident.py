@@ -9,17 +9,19 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import cast
 
 from m2fedsa.client import Client
 from m2fedsa.data.samples import SPLITS, ClientData, Samples
 from m2fedsa.deploy.journal import Journal
+from m2fedsa.deploy.keepsake import Keepsake
 from m2fedsa.deploy.watched import WatchedLink, WatchedSamples
 from m2fedsa.errors import M2FedSAError, ProtocolError, RunError
 from m2fedsa.federation.doorstep import ALIVE, ENVELOPE, TASK, Answer, Envelope, answer, receive, send
 from m2fedsa.links import wire
 from m2fedsa.links.port import Link
-from m2fedsa.messages import EvaluateTask, JudgeTask, SumsTask, Task, TrainResult, TrainTask
+from m2fedsa.messages import EvaluateTask, JudgeTask, KeepResult, KeepTask, Result, SumsTask, Task, TrainResult, TrainTask
 
 _HANDED_IN = 30.0
 """Seconds that a ClientApp may take to hand in a task."""
@@ -59,6 +61,8 @@ class Resident:
     admit: Callable[[str], None]
     """takes the token of the task, with which the link opens sessions"""
     journal: Journal
+    state: Path
+    """the folder of what it keeps"""
     attention: Attention = field(default_factory=Attention)
     _in_force: tuple[int, str] | None = None
     _written: tuple[int, str] | None = None
@@ -101,11 +105,9 @@ class Resident:
                 raise ProtocolError(
                     f"a task for client {envelope.client} of run {envelope.run} came to client {self.client.name} of run {self.run}."
                 )
-            task = cast(Task, wire.decode(body, TrainTask, SumsTask, JudgeTask, EvaluateTask))
-            self.admit(envelope.token)
-            self._settle(envelope.local)
+            task = cast(Task | KeepTask, wire.decode(body, TrainTask, SumsTask, JudgeTask, EvaluateTask, KeepTask))
             self.journal.note("task", kind=envelope.kind)
-            result = self.client.perform(task)
+            result = self._kept(envelope, task) if isinstance(task, KeepTask) else self._performed(envelope, task)
         except M2FedSAError as error:
             self.journal.note("failed", level="warning", kind=type(error).__name__, reason=str(error))
             return Answer(type(error).__name__, message=str(error))
@@ -114,6 +116,17 @@ class Resident:
         sent = wire.to_bytes(result)
         self.journal.note("done", kind=envelope.kind, seconds=round(time.monotonic() - began, 3), bytes=len(sent))
         return Answer(type(result).__name__, sent)
+
+    def _performed(self, envelope: Envelope, task: Task) -> Result:
+        self.admit(envelope.token)
+        self._settle(envelope.local)
+        return self.client.perform(task)
+
+    def _kept(self, envelope: Envelope, task: KeepTask) -> KeepResult:
+        """The run is at its end."""
+        self._settle(envelope.local)
+        Keepsake(task.view, envelope.token, envelope.local).write(self.state)
+        return KeepResult(self.client.name)
 
     def _settle(self, wanted: tuple[int, str] | None) -> None:
         """Have the local tensors that the fed server counts: of the last round in which this client's result was accepted."""

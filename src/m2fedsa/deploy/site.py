@@ -1,5 +1,6 @@
 """A client alone: assembled from its own folder, with a link to the main server."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from m2fedsa.assembly import place_of
@@ -17,17 +18,15 @@ from m2fedsa.models.slices import load_head, origin_of
 def client_of(folder: Path, name: str, modalities: tuple[str, ...], link: Link) -> Client:
     """The client of a folder. `InputError` if heads or samples are missing, broken or of another deployment."""
     drawing = Drawing.read(folder)
-    config = drawing.blueprint.config
-    heads = {modality: _head(folder / HEADS / modality, modality, drawing) for modality in modalities}
-    shared = Shared(
-        drawing.blueprint,
-        heads,
-        checkpoint=folder / STATE / "local",
-        place=place_of(config),
-        shortens=drawing.shortens,
-        device=device_of(config.compute),
-    )
+    shared = replace(shared_of(folder, drawing, modalities), place=place_of(drawing.blueprint.config))
     return Client(name, read_samples(folder / DATA, modalities), shared, link)
+
+
+def shared_of(folder: Path, drawing: Drawing, modalities: tuple[str, ...]) -> Shared:
+    """What a client is made with besides its samples; head outputs stay in memory."""
+    heads = {modality: _head(folder / HEADS / modality, modality, drawing) for modality in modalities}
+    device = device_of(drawing.blueprint.config.compute)
+    return Shared(drawing.blueprint, heads, checkpoint=folder / STATE / "local", shortens=drawing.shortens, device=device)
 
 
 def _head(folder: Path, modality: str, drawing: Drawing) -> Head:

@@ -20,6 +20,8 @@ from m2fedsa.messages import (
     Failure,
     JudgeResult,
     JudgeTask,
+    KeepResult,
+    KeepTask,
     Result,
     SumsResult,
     SumsTask,
@@ -33,15 +35,18 @@ if TYPE_CHECKING:
     from flwr.serverapp import Grid
 
 RECORD = "m2fedsa"
-RESULTS: Mapping[type[object], type[Result]] = {
+RESULTS: Mapping[type[object], type[Result | KeepResult]] = {
     TrainTask: TrainResult,
     SumsTask: SumsResult,
     JudgeTask: JudgeResult,
     EvaluateTask: EvaluateResult,
+    KeepTask: KeepResult,
 }
 Issue = Callable[[str, Purpose, int], str]
 """client, purpose and round -> the token that lets the client in at the main server"""
-TYPES: Mapping[type[object], str] = {TrainTask: "train", SumsTask: "query", JudgeTask: "query", EvaluateTask: "evaluate"}
+TYPES: Mapping[type[object], str] = {TrainTask: "train", SumsTask: "query", JudgeTask: "query", EvaluateTask: "evaluate", KeepTask: "query"}
+PURPOSES: Mapping[type[object], Purpose] = {TrainTask: "train", KeepTask: "predict"}
+"""Of the token that goes with a task; of all others to evaluate."""
 _LIFETIME = 30 * 24 * 3600.0
 """Seconds for which a message stands. Deadlines are about progress, which the ClientApp and Flower's heartbeats watch."""
 _QUICKEST, _SLOWEST = 0.2, 1.0
@@ -82,8 +87,15 @@ class FlowerFederation:
 
     def run(self, tasks: Sequence[Task]) -> Iterator[Result | Failure]:
         """All tasks at once; replies as they come."""
+        return cast(Iterator[Result | Failure], self._exchanged(tasks))
+
+    def hand_over(self, tasks: Sequence[KeepTask]) -> dict[str, str]:
+        """At the end of a run, give each client what it predicts with; client -> why it has not got it."""
+        return {answer.client: answer.message for answer in self._exchanged(tasks) if isinstance(answer, Failure)}
+
+    def _exchanged(self, tasks: Sequence[Task | KeepTask]) -> Iterator[Result | KeepResult | Failure]:
         nodes = self._nodes()
-        awaited: dict[str, Task] = {}
+        awaited: dict[str, Task | KeepTask] = {}
         away = []
         for task in tasks:
             # One by one: a single request with all tasks may be larger than a server takes.
@@ -121,17 +133,17 @@ class FlowerFederation:
         """client -> its node, of those that are connected and in the registry."""
         return {self._keys[node.public_key]: node.node_id for node in self._grid.get_nodes() if node.public_key in self._keys}
 
-    def _message(self, task: Task, node: int) -> "Message":
+    def _message(self, task: Task | KeepTask, node: int) -> "Message":
         from flwr.app import ConfigRecord, Message, RecordDict
 
-        purpose: Purpose = "train" if isinstance(task, TrainTask) else "evaluate"
+        purpose = PURPOSES.get(type(task), "evaluate")
         at = task.plan.number if isinstance(task, TrainTask) else task.view.round
         token, local = self._issue(task.client, purpose, at), self._locals.get(task.client)
         envelope = Envelope(self._run, task.client, type(task).__name__, at, token, local, version("m2fedsa"))
         content = RecordDict({RECORD: ConfigRecord({"envelope": envelope.to_json(), "task": wire.to_bytes(task)})})
         return Message(content, dst_node_id=node, message_type=TYPES[type(task)], ttl=_LIFETIME, group_id=str(at))
 
-    def _read(self, task: Task, reply: "Message") -> Result | Failure:
+    def _read(self, task: Task | KeepTask, reply: "Message") -> Result | KeepResult | Failure:
         if reply.has_error():
             return Failure(task.client, "Lost", f"client {task.client}: Flower says: {reply.error.reason}")
         told = reply.content[RECORD]
