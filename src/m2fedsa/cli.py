@@ -155,9 +155,7 @@ def predict(
     folder: Annotated[str | None, typer.Option(metavar="DIR", help="Where paths begin, if not beside the manifest.")] = None,
     on_error: Annotated[str, typer.Option(click_type=click.Choice(["stop", "skip"]), help="Rows that cannot be used.")] = "stop",
     client: Annotated[str | None, typer.Option(metavar="NAME", help="Whose own tensors, where averaging rules keep some local.")] = None,
-    via: Annotated[
-        bool, typer.Option("--via", help="DIR is a client's folder, of heads alone; the main server does the rest.")
-    ] = False,
+    via: Annotated[bool, typer.Option("--via", help="DIR is a client's folder, of heads alone; the main server does the rest.")] = False,
     debug: Debug = False,
 ) -> None:
     """Predict with a trained run: labels and probabilities, by all modalities of a sample together and by each alone."""

@@ -28,6 +28,7 @@ def test_a_deployment_ends_with_the_digest_of_the_run(settings, tmp_path):
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == sorted(path.name for path in (tmp_path / "alone").iterdir())
     assert "round 1/1" in done.stdout
     assert "report: " in done.stdout
+    assert all((folder / "state" / "predict.json").exists() for folder in folders(directory).values())
     assert left_behind(directory) == []
     secrets = [path.read_text().splitlines()[1] for path in directory.rglob("*.key")]
     said = "".join(path.read_text(errors="replace") for path in directory.rglob("*") if path.suffix in (".log", ".jsonl"))

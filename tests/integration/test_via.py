@@ -34,7 +34,7 @@ TABLES = {
     "data": {"clients": 2, "partition": "iid", "minimum": 2, "multimodal_fraction": 1.0},
     "fusion": {"width": 8, "heads": 2, "feed_forward": 8},
     "optimizer": {"learning_rate": 0.01},
-    "federation": {"rounds": 1, "batch_size": 8},
+    "federation": {"rounds": 1, "batch_size": 8, "warm_start": False},  # after which all would be told with certainty
     # What stays with a client counts in its predictions: here on its own machine and on the main server.
     "averaging": {"rules": [{"pattern": "title.classifier.*", "over": "nothing"}, {"pattern": "photo.ta.up.*", "over": "nothing"}]},
     "compute": {"threads": 1},

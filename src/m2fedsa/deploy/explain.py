@@ -28,18 +28,29 @@ from m2fedsa.fed_server.warm import warm_start
 from m2fedsa.links import wire
 from m2fedsa.links.port import Link, Session
 from m2fedsa.main_server import MainServer
-from m2fedsa.messages import ActivationGradients, Activations, EvaluationReply, EvaluationRequest, Features, Gradients, Result, Task
+from m2fedsa.messages import (
+    ActivationGradients,
+    Activations,
+    EvaluationReply,
+    EvaluationRequest,
+    Features,
+    Gradients,
+    KeepResult,
+    Result,
+    Task,
+)
 
 _SHOWN = 3
 """Values of a tensor that are told."""
 PURPOSES: Mapping[str, tuple[str, str]] = {
-    "EvaluationRequest": ("main server", "features without training: warm start, validation, test"),
+    "EvaluationRequest": ("main server", "features without training: warm start, validation, test, predictions"),
     "Activations": ("main server", "first message of a step: what the tails go on from"),
     "Gradients": ("main server", "third message of a step: how the loss depends on the features"),
     "SumsResult": ("fed server", "warm start: sums from which classifiers come in closed form"),
     "JudgeResult": ("fed server", "warm start: losses of candidate classifiers"),
     "TrainResult": ("fed server", "result of a round: trained tensors, losses, numbers of samples"),
     "EvaluateResult": ("fed server", "confusion matrices and counted scores"),
+    "KeepResult": ("fed server", "end of the run: the client has what it predicts with"),
 }
 """message -> to whom, and what for"""
 
@@ -141,6 +152,8 @@ def _examples(directory: Path, drawing: Drawing, folders: Mapping[str, Path]) ->
         warm_start(fed_server, ask)
     _train(fed_server, main_server, ask)
     ask([*fed_server.evaluation("validation"), *fed_server.evaluation("test")][:1])
+    name = next(iter(folders))
+    recording.add(name, KeepResult(name))
     return [recording.found[name] for name in PURPOSES if name in recording.found]
 
 

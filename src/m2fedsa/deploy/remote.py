@@ -88,9 +88,7 @@ def predict_via(folder: Path, manifest: str, *, paths: str | None = None, skip: 
     try:
         return predict(remote, config, manifest, folder=paths, skip=skip)
     except RefusedError as error:
-        raise RefusedError(
-            f"{error} `m2fedsa fed-server`, started once more, gives all that it still admits a new token."
-        ) from error
+        raise RefusedError(f"{error} `m2fedsa fed-server`, started once more, gives all that it still admits a new token.") from error
     finally:
         remote.link.close()
 

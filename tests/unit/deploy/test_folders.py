@@ -147,6 +147,7 @@ def test_explain_tells_every_message_that_leaves(deployment):
     examples = {one.name: one for one in explain(deployment)}
     assert list(examples) == [
         "EvaluationRequest", "Activations", "Gradients", "SumsResult", "JudgeResult", "TrainResult", "EvaluateResult",
+        "KeepResult",
     ]  # fmt: skip
     assert {one.to for one in examples.values()} == {"main server", "fed server"}
     fields = {place for one in examples.values() for place, _ in one.content}
