@@ -102,7 +102,13 @@ def fused_logits(
     return total - spare * log_prior
 
 
-def step_loss(predictions: Predictions, phase: Phase, weights: tuple[float, float, float]) -> Losses:
+LEAST_DIVISOR = 1.0
+"""Of the decision-level term: its divisor tends to zero on well-fitted samples, and the term would run away."""
+
+
+def step_loss(
+    predictions: Predictions, phase: Phase, weights: tuple[float, float, float], *, least_divisor: float = LEAST_DIVISOR
+) -> Losses:
     """The loss of the specification. (Section "One training step", step 3.)
 
     Fusion phase: Σ_m ce_m + ce_s. Transfer phase: Σ_m [λ1 (ce_m + ce_s / M_i) + λ2 ℓ_dt,m], to which the main server adds λ3 ℓ_ft,m;
@@ -130,8 +136,13 @@ def step_loss(predictions: Predictions, phase: Phase, weights: tuple[float, floa
         if phase == "fusion":
             total = total if ce is None else total + ce
         else:
-            total = total + _transfer(predictions, modality, ce, fused_ce, fused_mean, weights)
+            total = total + _transfer(predictions, modality, ce, fused_ce, fused_mean, weights, least_divisor)
     return Losses(total, reported)
+
+
+def paper_loss(predictions: Predictions, phase: Phase, weights: tuple[float, float, float]) -> Losses:
+    """The same with ℓ_dt,m as the paper has it (`transfer.form = "paper"`): divided by ce_m + ce_s, however small."""
+    return step_loss(predictions, phase, weights, least_divisor=0.0)
 
 
 def _transfer(
@@ -141,6 +152,7 @@ def _transfer(
     fused_ce: Tensor,
     fused_mean: Tensor | None,
     weights: tuple[float, float, float],
+    least_divisor: float,
 ) -> Tensor:
     """One modality's share of the transfer phase's loss, without the feature-level term."""
     index, logits = predictions.rows[modality], predictions.unimodal[modality]
@@ -152,8 +164,7 @@ def _transfer(
         share = share + weights[0] * (ce + fused_share)
         taught = _mean(predictions.task.divergence(predictions.fused[index], logits), known & (counts > 1))
         if taught is not None:
-            # A constant with a floor: it tends to zero on well-fitted samples, and the term would run away.
-            share = share + weights[1] * taught / (ce + fused_mean).detach().clamp(min=1.0)
+            share = share + weights[1] * taught / (ce + fused_mean).detach().clamp(min=least_divisor)
     if modality in predictions.teachers:
         share = share + _unlabelled(predictions, modality)
     return share

@@ -264,9 +264,10 @@ def test_every_term_of_the_transfer_loss_by_itself(float64, stages, weights: tup
     check(stages(), samples, "transfer", weights=weights)
 
 
-def test_the_decision_term_is_divided_by_the_loss_only_above_one(float64) -> None:
-    """Classifiers that lean to class 1, with labels that agree and labels that do not: both sides of the floor."""
-    at = stage(federation__batch_size=6, loss__prior_adjusted=False, **SETTINGS["no dropout"])
+@pytest.mark.parametrize("form", ["floored", "paper"])
+def test_the_decision_term_is_divided_by_the_loss_only_above_one(float64, form: str) -> None:
+    """Classifiers that lean to class 1, with labels that agree and labels that do not: both sides of the floor, if any."""
+    at = stage(federation__batch_size=6, loss__prior_adjusted=False, transfer__form=form, **SETTINGS["no dropout"])
     lean = torch.tensor([0.0, 6.0, 0.0, 0.0])
     at = Stage(
         at.who, {name: value + lean if name.endswith("classifier.bias") else value for name, value in at.tensors.items()}, at.log_prior

@@ -275,7 +275,8 @@ class Objective:
             total = total + one * (ce_m + mean([ce_s[row] / len(batch.entering[row]) for row in own]))
             several = [row for row in own if len(batch.entering[row]) > 1]
             if several:
-                floor = max(float((ce_m + mean(ce_s.values())).detach()), 1.0)
+                least = 0.0 if self.network.config.transfer.form == "paper" else 1.0
+                floor = max(float((ce_m + mean(ce_s.values())).detach()), least)
                 total = total + two * mean([self.network.kind.divergence(out.fused[row], out.logits[row][name]) for row in several]) / floor
         several = [row for row in rows if len(batch.entering[row]) > 1]
         if several and three:

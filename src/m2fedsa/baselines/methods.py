@@ -111,6 +111,10 @@ ABLATIONS: Mapping[str, Method] = {
     "no_bilinear": Method("no products of pairs of modalities", ("fusion.bilinear=false",)),
     "no_gradient_to_encoders": Method("the fused loss trains fusion alone", ("fusion.gradient_to_encoders=false",)),
     "modality_dropout": Method("modalities are left out of fusion at random", ("fusion.modality_dropout=0.3",)),
+    "paper_transfer": Method(
+        "transfer of the paper: the decision level without a bound on its weight, and none of unlabelled samples",
+        ("transfer.form=paper", "transfer.unlabelled=false", "transfer.closed_form=false"),
+    ),
     "no_transfer": Method("no transfer, of soft labels in the warm start neither", ("transfer.start=never", "transfer.closed_form=false")),
     "no_decision_level": Method("λ2 = 0", ("transfer.weights=[0.6, 0.0, 0.2]",)),
     "no_feature_level": Method("λ3 = 0", ("transfer.weights=[0.6, 0.2, 0.0]",)),

@@ -19,7 +19,7 @@ from m2fedsa.client.teacher import Teacher
 from m2fedsa.data.samples import labelled
 from m2fedsa.errors import DataError, DivergedError
 from m2fedsa.links.port import Session
-from m2fedsa.losses import Loss, Losses, Predictions
+from m2fedsa.losses import Loss, Losses, Predictions, paper_loss, step_loss
 from m2fedsa.messages import Activations, Features, GlobalView, Gradients, RoundPlan, Traffic
 from m2fedsa.optimizers import adamw, attract, clip, culprit
 from m2fedsa.seeding import derive
@@ -129,7 +129,8 @@ class LocalRound:
         pooled = {modality: z.detach().to(device).requires_grad_() for modality, z in features.pooled.items()}
         fused = features.fused.detach().to(device).requires_grad_()
         predictions = self._predict(batch, activations, pooled, fused)
-        losses = self.loss(predictions, self.plan.phase, self.plan.weights)
+        loss = paper_loss if self.blueprint.config.transfer.form == "paper" and self.loss is step_loss else self.loss
+        losses = loss(predictions, self.plan.phase, self.plan.weights)
         self._check(losses, predictions, account.steps)
         account.report(losses)
         losses.total.backward()  # type: ignore[no-untyped-call]

@@ -25,6 +25,9 @@ class Transfer(Section):
     start: Annotated[int, Field(ge=1)] | Literal["never", "plateau", "authors"] = "plateau"
     """The first round of the transfer phase; `plateau`: when the fused loss falls no more, `authors`: when it moves in even steps,
     `never`: no such phase."""
+    form: Literal["floored", "paper"] = "floored"
+    """The decision level is weighted by one over the losses of labels, which tend to zero. `floored`: by no more than 1. `paper`: without
+    such a bound."""
     weights: Annotated[tuple[NotNegative, NotNegative, NotNegative], FROM_TOML] = (0.6, 0.2, 0.2)
     """λ1 (labels), λ2 (decision level), λ3 (feature level)."""
     refresh: Count = 5
