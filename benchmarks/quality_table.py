@@ -18,6 +18,8 @@ samples (`match`: 1,200 pairs), mean ± half of the 95 % interval (Student). Lea
 validation accuracy over the seeds 5 to 9. What is real: handwritten and spoken digits and number words; what is small: the encoders (0.14
 to 0.17 million parameters each) and the data. The rows behind each table, with settings and digests: `benchmarks/results/quality.jsonl`.
 
+`products`, `spoken_digits` and `meld_text`, on encoders and files of yours: [results_real.md](results_real.md).
+
     {COMMAND}
 """
 

@@ -9,7 +9,7 @@ A researcher's own loss is any callable of the form of `Loss`: it receives `Pred
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -17,12 +17,7 @@ from torch.nn import functional
 
 from m2fedsa.data.samples import labelled
 from m2fedsa.messages import Phase
-
-if TYPE_CHECKING:
-    from m2fedsa.tasks import Task
-
-EXPECTATIONS = 20
-"""Rounds of expectation-maximisation; the guess hardly moves after ten."""
+from m2fedsa.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -46,7 +41,7 @@ class Predictions:
     """m -> s̄ + log(π̄_u/π) (B, K): fixed teacher logits of unlabelled samples, NaN elsewhere; no modality where there are none"""
     teacher_adjustments: Mapping[str, Tensor]
     """m -> (K,): log(π̄_u/π), for the student"""
-    task: "Task"
+    task: Task
     """what a label is, and what follows from it"""
     weights: Tensor
     """(K,) of classes in the supervised loss; ones unless classes are to count alike"""
@@ -80,26 +75,6 @@ class Loss(Protocol):
 
     def __call__(self, predictions: Predictions, phase: Phase, weights: tuple[float, float, float]) -> Losses:
         """See the class."""
-
-
-def fused_logits(
-    correction: Tensor, unimodal: Mapping[str, Tensor], rows: Mapping[str, Tensor], entering: Tensor, log_prior: Tensor, *, late: bool
-) -> Tensor:
-    """s = C_f(f) + Σ_m p_m − (M_i − 1) log π, over the modalities that enter fusion (B, K); `late = False`: C_f(f) alone.
-
-    `entering` (B, M) has its columns in the order of `unimodal`. (Section "Fusion".)
-    """
-    if not late:
-        return correction
-    total = correction
-    for column, (modality, logits) in enumerate(unimodal.items()):
-        index = rows[modality]
-        present = entering[index, column]
-        if not bool(present.all()):
-            index, logits = index[present], logits[present]
-        total = total.index_add(0, index, logits)
-    spare = entering.sum(1, keepdim=True).to(log_prior.dtype) - 1
-    return total - spare * log_prior
 
 
 LEAST_DIVISOR = 1.0
@@ -170,12 +145,6 @@ def _transfer(
     return share
 
 
-def decision_transfer(teacher: Tensor, student: Tensor) -> Tensor:
-    """KL(softmax(s) ‖ softmax(p_m)) per sample (B,), s constant. (Section "One training step", ℓ_dt.)"""
-    target = functional.log_softmax(teacher.detach(), dim=1)
-    return functional.kl_div(functional.log_softmax(student, dim=1), target, reduction="none", log_target=True).sum(1)
-
-
 def _unlabelled(predictions: Predictions, modality: str) -> Tensor:
     """Mean KL(softmax(s̄ + log π̄_u/π) ‖ softmax(p_m + log π̄_u/π)) over the rows that have a teacher."""
     teacher, logits = predictions.teachers[modality][predictions.rows[modality]], predictions.unimodal[modality]
@@ -193,22 +162,3 @@ def _mean(values: Tensor, mask: Tensor) -> Tensor | None:
 def feature_transfer(token: Tensor, teacher: Tensor) -> Tensor:
     """ℓ_ft,m = 1 − mean cos(t_m, f_att), f_att constant; both (B, F). The main server computes it. (Section "One training step".)"""
     return 1.0 - functional.cosine_similarity(token, teacher.detach(), dim=1).mean()
-
-
-def own_frequencies(logits: Tensor, log_prior: Tensor, counts: Tensor) -> Tensor:
-    """π̄_u (K,): a client's class frequencies from logits (N, K) under π and the class counts (K,) of its labelled samples, in float64.
-
-    Expectation-maximisation (Saerens, Latinne, Decaestecker 2002): the posteriors under the present guess are the next guess's counts.
-    A client of few classes so learns which they are, and its soft labels are of these.
-    """
-    s, known = logits.to(torch.float64), counts.to(torch.float64)
-    guess = smoothed(known + s.softmax(1).sum(0))
-    for _ in range(EXPECTATIONS):
-        guess = smoothed(known + (s + guess.log() - log_prior.to(torch.float64)).softmax(1).sum(0))
-    return guess
-
-
-def smoothed(counts: Tensor) -> Tensor:
-    """Frequencies (K,) from counts (K,), smoothed by 0.5 per class."""
-    frequencies: Tensor = (counts + 0.5) / (counts.sum() + 0.5 * len(counts))
-    return frequencies

@@ -19,7 +19,6 @@ from m2fedsa.blueprint import initial_client_tensors, initial_server_tensors
 from m2fedsa.data.samples import FederatedData
 from m2fedsa.errors import RunError
 from m2fedsa.fed_server.warm import WarmStart, warm_start
-from m2fedsa.losses import own_frequencies
 from m2fedsa.main_server import MainServer
 from m2fedsa.messages import (
     ClassSums,
@@ -31,6 +30,7 @@ from m2fedsa.messages import (
     SumsResult,
     SumsTask,
 )
+from m2fedsa.tasks.opinions import own_frequencies
 from m2fedsa.warm_start import best, class_sums, discriminant, total
 
 CLASSES = len(worlds.CLASSES)

@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from m2fedsa.data.samples import labelled
-from m2fedsa.losses import EXPECTATIONS
 from m2fedsa.messages import ClassSums
 from m2fedsa.metrics import NumberTally
+from m2fedsa.tasks.opinions import EXPECTATIONS
 from m2fedsa.tasks.task import FUSED, Linear, Targets
 from m2fedsa.warm_start import Moments, ridge_direction
 

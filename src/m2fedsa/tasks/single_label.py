@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from m2fedsa.data.samples import UNLABELLED
-from m2fedsa.losses import decision_transfer, fused_logits, own_frequencies, smoothed
 from m2fedsa.messages import ClassSums
 from m2fedsa.metrics import ClassTally
+from m2fedsa.tasks.opinions import decision_transfer, fused_logits, own_frequencies, smoothed
 from m2fedsa.tasks.task import Linear, Targets
 from m2fedsa.warm_start import class_sums, discriminant
 
