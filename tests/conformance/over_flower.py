@@ -34,9 +34,12 @@ class DirectGrid:
         TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 1, 1
         self.replies: list[Message] = []
         self.sent = 0
+        self.away: set[str] = set()
+        """clients that are not connected"""
 
     def get_nodes(self):
-        return [SimpleNamespace(node_id=number, public_key=name.encode()) for number, name in enumerate(self.sockets, 1)]
+        there = [(number, name) for number, name in enumerate(self.sockets, 1) if name not in self.away]
+        return [SimpleNamespace(node_id=number, public_key=name.encode()) for number, name in there]
 
     def push_messages(self, messages):
         made = []

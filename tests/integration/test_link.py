@@ -477,6 +477,19 @@ def test_a_call_is_done_once_and_a_late_one_not_at_all(at: Place) -> None:
     assert at.host.end(accept(ann=1)).round == 1
 
 
+def test_a_main_server_that_is_about_to_stop_begins_no_round_and_the_next_one_does(at: Place) -> None:
+    """The fed server waits for it, for as long as its patience lasts."""
+    at.coordination.steward.draining = True
+    with at.fed(patience=0.5) as fed, pytest.raises(RefusedError, match="about to stop"):
+        fed.begin(plan())
+    with at.fed(patience=20.0) as fed:
+        timer = threading.Timer(0.7, setattr, (at.coordination.steward, "draining", False))
+        timer.start()
+        fed.begin(plan())
+        timer.join()
+    assert at.host.rounds == (0, 1, None)
+
+
 def test_another_process_of_the_fed_server_takes_the_place_of_the_one_before(at: Place) -> None:
     with at.fed() as old, at.fed() as new:
         old.fingerprints()

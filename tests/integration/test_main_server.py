@@ -4,6 +4,7 @@ import json
 import logging
 import urllib.error
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from m2fedsa.deploy.journal import Journal
 from m2fedsa.deploy.lasting import IN_FORCE, Lasting
 from m2fedsa.deploy.main_server import _into
 from m2fedsa.deploy.meters import Desk, Meters
-from m2fedsa.errors import RunDirectoryError
+from m2fedsa.errors import LinkError, RunDirectoryError
 from m2fedsa.storage import Store
 
 
@@ -51,6 +52,31 @@ def test_what_was_in_force_is_in_force_after_a_restart(tmp_path: Path) -> None:
     assert third.recover() == 2
     third.restore(2, file)
     assert json.loads((tmp_path / IN_FORCE).read_text()) == {"round": 2, "file": file}
+
+
+def test_what_a_crash_left_goes_when_the_next_round_begins(tmp_path: Path) -> None:
+    """It died when round 2 was in force and the file of round 1 still there; and once more with a round 3 that nobody counts. The file of
+    the best round stays."""
+    first = lasting(tmp_path)
+    trained(first, 1)
+    first.commit(1)
+    file = trained(first, 2)
+    first._write(2, file)
+
+    def files() -> list[str]:
+        return sorted(path.name for path in (tmp_path / "checkpoint").iterdir())
+
+    second = lasting(tmp_path)
+    second.recover()
+    assert files() == ["round-000001.safetensors", "round-000002.safetensors"]
+    second.begin(replace(plan(3), best=1))
+    assert files() == ["round-000001.safetensors", "round-000002.safetensors"]
+    trained(second, 3)
+    assert files() == ["round-000002.safetensors", "round-000003.safetensors"]
+    third = lasting(tmp_path)
+    third.recover()
+    third.begin(plan(3))
+    assert files() == ["round-000002.safetensors"]
 
 
 def test_a_checkpoint_that_is_gone_is_told(tmp_path: Path) -> None:
@@ -102,6 +128,8 @@ def test_metrics_and_health() -> None:
     health["status"] = "draining"
     assert ask("/health")[0] == 503
     assert ask("/clients")[0] == 404
+    with pytest.raises(LinkError, match=rf"127.0.0.1:{desk.port}: /metrics cannot be served .*Is another program there already"):
+        Desk("127.0.0.1", desk.port, meters, lambda: health)
     desk.close()
 
 

@@ -13,7 +13,7 @@ from typing import Any, Self, TypeVar
 import grpc
 
 from m2fedsa.coordination.calls import SERVICE, Call, Done, Prints
-from m2fedsa.errors import LinkError, ProtocolError, RoundLostError
+from m2fedsa.errors import LinkError, ProtocolError, RefusedError, RoundLostError
 from m2fedsa.identity import Identity
 from m2fedsa.links.grpc_client import channel
 from m2fedsa.links.talk import Description, Refusal
@@ -21,6 +21,8 @@ from m2fedsa.links.wire import decode, to_bytes
 from m2fedsa.messages import Acceptance, Averaged, RoundPlan
 
 Answer = TypeVar("Answer")
+_PAUSE = 0.3
+"""Seconds between two tries."""
 _AGAIN = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
 
 
@@ -39,7 +41,18 @@ class GrpcCoordination:
         self._prepared: tuple[int, str | None] | None = None
 
     def begin(self, plan: RoundPlan) -> None:
-        """See `Coordination.begin`."""
+        """See `Coordination.begin`. Refused by a main server that is about to stop, it waits for the one that takes its place."""
+        until = time.monotonic() + self.patience
+        while True:
+            try:
+                self._begin(plan)
+                return
+            except RefusedError:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(_PAUSE)
+
+    def _begin(self, plan: RoundPlan) -> None:
         self._found_again()
         self._prepared = None
         try:
@@ -143,4 +156,4 @@ class GrpcCoordination:
                 f"{self.address}: the main server does not answer ({method}: {code.name.lower()}, {why}). Is it running, and does it know "
                 "this fed server's certificate?"
             ) from error
-        time.sleep(0.3)
+        time.sleep(_PAUSE)

@@ -25,7 +25,7 @@ from m2fedsa.deploy.places import (
 )
 from m2fedsa.deploy.programs import Address, ClientProgram, FedServerProgram, MainServerProgram, read_program
 from m2fedsa.deploy.registry import Registry
-from m2fedsa.errors import ConfigError, M2FedSAError
+from m2fedsa.errors import ConfigError, M2FedSAError, RunError
 from m2fedsa.identity import fingerprint, public_key, read_certificate
 from m2fedsa.links.talk import Description
 from m2fedsa.models.slices import WEIGHTS
@@ -122,15 +122,21 @@ def _fed_server(folder: Path, reach: bool) -> Iterator[Finding]:
     yield from _certificate(folder, FED_SERVER_KEYS)
     admitted = registry.admitted()
     yield Finding(str(folder), f"{len(admitted)} of {len(registry.members)} registered clients may take part")
-    for name, other in client_folders(folder.parent).items():
-        if fingerprint_of(registry.members[name].key) != fingerprint(public_key(read_certificate(other / KEYS / f"{CLIENT_KEYS}.pem"))):
-            yield Finding(
-                str(other), f"its key is not the one that the registry has for {name}", "Run `m2fedsa deploy init` into a new directory."
-            )
+    yield from _registered(folder, registry)
     if reach:
-        with coordination_of(folder, program.model_copy(update={"patience": _PATIENCE})) as coordination:
-            yield from _described(str(folder), coordination.describe(), program.run, Drawing.read(folder), str(program.coordination))
+        yield from _reached(str(folder), lambda: _of_fed_server(folder, program), program.run, Drawing.read(folder), program.coordination)
         yield from _superlink(folder, program.superlink)
+
+
+def _registered(folder: Path, registry: Registry) -> Iterator[Finding]:
+    """Whether the clients' folders beside the fed server's, where there are some, are those that it knows."""
+    for name, other in client_folders(folder.parent).items():
+        known = registry.members.get(name)
+        own = fingerprint(public_key(read_certificate(other / KEYS / f"{CLIENT_KEYS}.pem")))
+        if known is None or fingerprint_of(known.key) != own:
+            yield Finding(
+                str(other), f"its key is not one that the registry has for {name}", "Run `m2fedsa deploy init` into a new directory."
+            )
 
 
 def _main_server(folder: Path, _reach: bool) -> Iterator[Finding]:
@@ -145,10 +151,33 @@ def _client(folder: Path, reach: bool) -> Iterator[Finding]:
     yield from _certificate(folder, CLIENT_KEYS)
     yield from _slices(folder / HEADS, "head", program.modalities, drawing)
     if reach:
-        with link_of(folder, program) as link:
-            link.patience = _PATIENCE
-            yield from _described(str(folder), link.describe(), program.run, drawing, str(program.main_server))
+        yield from _reached(str(folder), lambda: _of_client(folder, program), program.run, drawing, program.main_server)
         yield from _superlink(folder, program.superlink)
+
+
+# --- ways ---------------------------------------------------------------------------------------------------------------------------
+
+
+def _of_fed_server(folder: Path, program: FedServerProgram) -> Description:
+    with coordination_of(folder, program.model_copy(update={"patience": _PATIENCE})) as coordination:
+        return coordination.describe()
+
+
+def _of_client(folder: Path, program: ClientProgram) -> Description:
+    with link_of(folder, program) as link:
+        link.patience = _PATIENCE
+        return link.describe()
+
+
+def _reached(place: str, ask: Callable[[], Description], run: str, drawing: Drawing, address: Address) -> Iterator[Finding]:
+    """What the main server says of itself; a finding too if it says nothing, so that the SuperLink is looked at as well."""
+    try:
+        found = ask()
+    except RunError as error:
+        mend = "Start `m2fedsa main-server`, or open the way to it (clients only dial out)."
+        yield Finding(place, f"the main server at {address} cannot be reached ({error})", mend)
+    else:
+        yield from _described(place, found, run, drawing, str(address))
 
 
 def _described(place: str, found: Description, run: str, drawing: Drawing, address: str) -> Iterator[Finding]:

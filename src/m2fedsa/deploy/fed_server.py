@@ -17,13 +17,16 @@ from m2fedsa.deploy.places import KEYS, LOG, STATE
 from m2fedsa.deploy.processes import QUIET, Child, adopt_orphans, end, is_open
 from m2fedsa.deploy.programs import FedServerProgram, read_program
 from m2fedsa.deploy.registry import Registry
-from m2fedsa.errors import Interrupted, LinkError, M2FedSAError, RunError
+from m2fedsa.durable import write_atomically
+from m2fedsa.errors import Interrupted, LinkError, M2FedSAError, RunError, StorageError
 from m2fedsa.federation.superlink import Control
 
 _PATIENCE = 180.0
 """Seconds that a SuperLink has to listen after its start, and to answer again when it has not: a busy machine is slow."""
 _LOOK, _ASK = 0.5, 3.0
 """Seconds between two looks at the outcome, and between two questions to the SuperLink."""
+_ROOM = 1 << 20
+"""Bytes that the disk has to take before a start."""
 T = TypeVar("T")
 MOST_STARTS = 20
 """Times that a run is begun again after crashes, before a person has to look."""
@@ -110,6 +113,7 @@ class FedServerService:
 
     def _once(self) -> dict[str, str] | None:
         """From a start of the SuperLink to the end of the run; None after a crash of either."""
+        self._check_room()
         self._clear()
         self.superlink.start()
         control = self._answering()
@@ -168,6 +172,15 @@ class FedServerService:
         self.journal.note("crashed", level="warning", what="superlink", reason=self.superlink.tail(3))
         time.sleep(1.0)
         return None
+
+    def _check_room(self) -> None:
+        """`StorageError` if the disk takes nothing any more: a run that crashed for want of room could not say so."""
+        probe = self.state / "room"
+        try:
+            write_atomically(probe, bytes(_ROOM))
+        except StorageError as error:
+            raise StorageError(f"{error} Make room; the last finished round is kept, and the same command goes on from there.") from error
+        probe.unlink()
 
     def _clear(self) -> None:
         (self.state / OUTCOME).unlink(missing_ok=True)

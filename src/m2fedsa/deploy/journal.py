@@ -6,6 +6,7 @@ A journal never holds a key, a token, a sample or a tensor: `note` is given name
 import datetime
 import json
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,15 @@ class Journal:
         self.round: int | None = None
 
     def note(self, event: str, *, level: str = "info", **fields: Any) -> None:
-        """Add a line. A full disk does not stop a party: the line goes to the standard error then."""
+        """Add a line. A full disk does not stop a party: the line goes to the standard error then, which may lie on the same disk."""
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
         entry = {"time": now, "level": level, "run": self._run, "party": self._party, "round": self.round, "event": event, **fields}
         line = json.dumps(entry, ensure_ascii=False, default=str) + "\n"
         try:
             self._add(line)
         except OSError:
-            sys.stderr.write(line)
+            with suppress(OSError):
+                sys.stderr.write(line)
 
     def _add(self, line: str) -> None:
         if self._path is None:

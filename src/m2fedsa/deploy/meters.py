@@ -9,6 +9,8 @@ from typing import Any
 import psutil
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from m2fedsa.errors import LinkError
+
 _SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 _SAMPLES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
@@ -73,7 +75,8 @@ class Desk:
     """Answers `/metrics` and `/health` over HTTP; it takes no other request, and tells nothing of clients."""
 
     def __init__(self, host: str, port: int, meters: Meters, health: Callable[[], dict[str, Any]]) -> None:
-        """`health`: what `/health` says; its `status` is `serving` where all is well, else the answer has the code 503."""
+        """`health`: what `/health` says; its `status` is `serving` where all is well, else the answer has the code 503. `LinkError` if
+        the address cannot be had."""
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
@@ -96,7 +99,10 @@ class Desk:
             def log_message(self, *_: object) -> None:
                 """Nobody needs to know who asked."""
 
-        self._server = ThreadingHTTPServer((host, port), Handler)
+        try:
+            self._server = ThreadingHTTPServer((host, port), Handler)
+        except OSError as error:
+            raise LinkError(f"{host}:{port}: /metrics cannot be served ({error.strerror}). Is another program there already?") from error
         self.port = int(self._server.server_address[1])
         threading.Thread(target=self._server.serve_forever, name="desk", daemon=True).start()
 

@@ -67,6 +67,8 @@ class SetUp:
     """name -> modalities"""
     sizes: Mapping[str, int]
     """bytes of each folder below the directory"""
+    training: int
+    """clients that have samples to train on; the others only evaluate"""
 
 
 def set_up(config: Config, directory: Path, addresses: Addresses) -> SetUp:
@@ -92,7 +94,8 @@ def set_up(config: Config, directory: Path, addresses: Addresses) -> SetUp:
         raise StorageError(f"{directory}: cannot be written: {error.strerror or error}. Make room, or choose another --dir.") from error
     finally:
         shutil.rmtree(place, ignore_errors=True)
-    return SetUp(directory, deployment, {name: client.modalities for name, client in data.clients.items()}, sizes)
+    training = sum(client.train is not None and len(client.train.labels) > 0 for client in data.clients.values())
+    return SetUp(directory, deployment, {name: client.modalities for name, client in data.clients.items()}, sizes, training)
 
 
 def _write(place: Path, parties: Parties, slices: Path, addresses: Addresses) -> Deployment:

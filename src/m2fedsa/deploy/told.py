@@ -18,13 +18,21 @@ def told(made: "SetUp") -> list[str]:
     each = [sizes[name] for name in clients]
     spread = size(min(each)) if min(each) == max(each) else f"{size(min(each))} to {size(max(each))}"
     return [
-        f"[bold]{made.directory}[/bold]: {plural(len(clients), 'client')}, a fed server and a main server of the run {deployment.run}.",
+        f"[bold]{made.directory}[/bold]: the run {deployment.run}, with a folder for each party.",
         f"  fed-server   {size(sizes['fed-server'])}: registry and blueprint; at {deployment.superlink}",
         f"  main-server  {size(sizes['main-server'])}: tails; at {deployment.main_server} for clients, {coordination} for the fed server",
-        f"  clients/     {spread} each: heads, its own samples, its key",
+        f"  clients/     {_who(made.training, len(clients))}; {spread} each: heads, its own samples, its key",
         "  authority/   the key that signs certificates: stays here",
         f"All on this machine: [bold]m2fedsa deploy local {made.directory}[/bold]. On many: docs/deploy.md.",
     ]
+
+
+def _who(training: int, clients: int) -> str:
+    """How many clients there are, and what they do."""
+    if training == clients:
+        return plural(clients, "client")
+    train = plural(training, "client that trains", "clients that train")
+    return f"{train}, and {clients - training} that only {'evaluates' if clients - training == 1 else 'evaluate'}"
 
 
 def show(made: "SetUp") -> None:

@@ -172,6 +172,9 @@ class MainServer:
         if plan.number != self._in_force.round + 1:
             raise ProtocolError(f"round {plan.number} cannot begin: round {self._in_force.round} is in force.")
         self.abort(plan.number)
+        if self.store is not None:
+            # A process that died before a commit left files of other rounds; the fed server counts none of them.
+            self.store.keep(self._in_force.round, plan.best)
         self._plan = plan
         how = self.blueprint.config.federation.server_update
         if how != "copies":
