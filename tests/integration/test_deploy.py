@@ -4,10 +4,18 @@ A federation of two clients here; `make nightly` adds one, three and twenty, oth
 packets. Kills have a file of their own.
 """
 
+import base64
+import re
+
 import pytest
 from tests.integration import deployments, small
 from tests.integration.bad_line import HERE, CannotError, lines
 from tests.integration.deployments import alone, digest_of, folders, left_behind, m2fedsa, made, party_by_party, unsteady
+
+from m2fedsa.deploy.links import issuer_of
+from m2fedsa.deploy.programs import FedServerProgram, read_program
+from m2fedsa.deploy.registry import Registry
+from m2fedsa.identity import read_key
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +38,37 @@ def test_a_deployment_ends_with_the_digest_of_the_run(settings, tmp_path):
     assert "report: " in done.stdout
     assert all((folder / "state" / "predict.json").exists() for folder in folders(directory).values())
     assert left_behind(directory) == []
-    secrets = [path.read_text().splitlines()[1] for path in directory.rglob("*.key")]
-    said = "".join(path.read_text(errors="replace") for path in directory.rglob("*") if path.suffix in (".log", ".jsonl"))
-    assert not [secret for secret in secrets if secret in said]
+    check_logs(directory, done.stdout + done.stderr + (tmp_path / "run" / "rounds.jsonl").read_text())
+
+
+def check_logs(directory, said):
+    """No private key and no token is in what the parties said and logged; both would be found."""
+    logs = [path for path in directory.glob("**/state/**/*") if path.is_file() and path.suffix in (".log", ".jsonl")]
+    assert {path.name for path in logs} >= {"log.jsonl", "output.log", "superlink.log", "supernode.log"}
+    said = unbroken("".join([said, *(path.read_text(errors="replace") for path in logs)]))
+    for path in directory.rglob("*.key"):
+        forms = forms_of(read_key(path).private_numbers().private_value)
+        assert any(form in unbroken(path.read_text()) for form in forms), "it would be found"
+        assert not any(form in said for form in forms), path
+    fed = directory / "fed-server"
+    issue = issuer_of(fed, read_program(fed / "fed-server.toml", FedServerProgram), Registry.read(fed))
+    assert TOKEN.search(f"token={issue('client-00', 'train', 1)}, "), "it would be found"
+    assert not TOKEN.search(said)
+
+
+TOKEN = re.compile(r"eyJ[\w-]{40,}\.[\w-]{60,}")
+"""Claims in JSON and a signature, both in base64."""
+
+
+def unbroken(text):
+    return text.replace("\\n", "").replace("\n", "")
+
+
+def forms_of(secret):
+    """A number of 384 bits as it may stand in a text: decimal, in hex, and in base64 at any place of a longer one."""
+    content = secret.to_bytes(48, "big")
+    coded = [base64.b64encode(bytes(shift) + content).decode()[4:-4] for shift in range(3)]
+    return [str(secret), content.hex(), *coded, *(base64.urlsafe_b64encode(base64.b64decode(one)).decode() for one in coded)]
 
 
 @pytest.mark.slow

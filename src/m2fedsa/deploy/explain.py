@@ -7,6 +7,7 @@ it would travel. Nothing is sent, and nothing in the folders changes.
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -22,17 +23,19 @@ from m2fedsa.deploy.programs import ClientProgram, read_program
 from m2fedsa.deploy.registry import Registry
 from m2fedsa.deploy.site import client_of
 from m2fedsa.deploy.trunk import main_server_of
-from m2fedsa.errors import ConfigError
+from m2fedsa.errors import ConfigError, M2FedSAError
 from m2fedsa.fed_server import FedServer
 from m2fedsa.fed_server.warm import warm_start
 from m2fedsa.links import wire
 from m2fedsa.links.port import Link, Session
+from m2fedsa.links.talk import Close, Open
 from m2fedsa.main_server import MainServer
 from m2fedsa.messages import (
     ActivationGradients,
     Activations,
     EvaluationReply,
     EvaluationRequest,
+    Failure,
     Features,
     Gradients,
     KeepResult,
@@ -43,6 +46,8 @@ from m2fedsa.messages import (
 _SHOWN = 3
 """Values of a tensor that are told."""
 PURPOSES: Mapping[str, tuple[str, str]] = {
+    "Open": ("main server", "begins a stream: who, and for which round; a token goes with it"),
+    "Close": ("main server", "ends a stream"),
     "EvaluationRequest": ("main server", "features without training: warm start, validation, test, predictions"),
     "Activations": ("main server", "first message of a step: what the tails go on from"),
     "Gradients": ("main server", "third message of a step: how the loss depends on the features"),
@@ -50,6 +55,7 @@ PURPOSES: Mapping[str, tuple[str, str]] = {
     "JudgeResult": ("fed server", "warm start: losses of candidate classifiers"),
     "TrainResult": ("fed server", "result of a round: trained tensors, losses, numbers of samples"),
     "EvaluateResult": ("fed server", "confusion matrices and counted scores"),
+    "Failure": ("fed server", "in place of a result: an error and its text, which can name files of the site"),
     "KeepResult": ("fed server", "end of the run: the client has what it predicts with"),
 }
 """message -> to whom, and what for"""
@@ -102,6 +108,7 @@ class _Session:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self.inner.__exit__(kind, error, traceback)
+        self.recording.add(self.client, Close(in_order=kind is None))
 
 
 @dataclass(frozen=True)
@@ -110,6 +117,7 @@ class _Link:
     recording: Recording
 
     def session(self, client: str, round_number: int) -> Session:
+        self.recording.add(client, Open(version("m2fedsa"), client, round_number))
         return _Session(self.inner.session(client, round_number), client, self.recording)
 
     def evaluate(self, client: str, request: EvaluationRequest) -> EvaluationReply:
@@ -150,19 +158,24 @@ def _examples(directory: Path, drawing: Drawing, folders: Mapping[str, Path]) ->
 
     if drawing.blueprint.config.federation.warm_start:
         warm_start(fed_server, ask)
-    _train(fed_server, main_server, ask)
+    _train(fed_server, main_server, ask, recording)
     ask([*fed_server.evaluation("validation"), *fed_server.evaluation("test")][:1])
     name = next(iter(folders))
     recording.add(name, KeepResult(name))
     return [recording.found[name] for name in PURPOSES if name in recording.found]
 
 
-def _train(fed_server: FedServer, main_server: MainServer, ask: Any) -> None:
+def _train(fed_server: FedServer, main_server: MainServer, ask: Any, recording: Recording) -> None:
+    """One client's part in a round; and the same once more when the round is over, which fails."""
     plan, tasks = fed_server.begin_round()
     main_server.begin(plan)
     widest = max(tasks, key=lambda task: len(plan.roster[task.client]))
     ask([widest])
     main_server.abort(plan.number)
+    try:
+        ask([widest])
+    except M2FedSAError as error:
+        recording.add(widest.client, Failure(widest.client, type(error).__name__, str(error)))
 
 
 def content_of(message: object, place: str = "") -> Iterator[tuple[str, str]]:

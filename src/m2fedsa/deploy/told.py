@@ -59,11 +59,12 @@ def show_examples(examples: "list[Example]") -> None:
     for one in examples:
         _print(["", f"[bold]{one.name}[/bold] to the {one.to}, {size(one.nbytes)} (by {one.client}): {one.purpose}"])
         width = max(len(place) for place, _ in one.content)
-        _print([f"  {escape(place):<{width}}  {escape(text)}" for place, text in one.content])
+        _print([f"  {escape(f'{place:<{width}}')}  {escape(text)}" for place, text in one.content])
     _print(
         [
             "",
-            "Nothing else leaves a site: no input, label or logit of a sample. With each stream goes a token.",
+            "Beside these, the SuperNode tells the SuperLink its public key, and that it is alive.",
+            "Nothing else leaves a site: no input, label or logit of a sample.",
         ]
     )
 

@@ -3,6 +3,7 @@
 import json
 import shutil
 import stat
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,10 +16,11 @@ from m2fedsa.deploy.check import check
 from m2fedsa.deploy.drawing import Drawing
 from m2fedsa.deploy.explain import explain
 from m2fedsa.deploy.places import client_folders
-from m2fedsa.deploy.programs import ClientProgram, read_program
+from m2fedsa.deploy.programs import ClientProgram, Deployment, read_program
 from m2fedsa.deploy.registry import Registry
-from m2fedsa.deploy.setup import Addresses, set_up
+from m2fedsa.deploy.setup import Addresses, SetUp, set_up
 from m2fedsa.deploy.site import client_of
+from m2fedsa.deploy.told import told
 from m2fedsa.deploy.trunk import main_server_of
 from m2fedsa.errors import ConfigError, DataError, RunDirectoryError, WeightsError
 from m2fedsa.fed_server import FedServer
@@ -101,6 +103,20 @@ def test_each_has_its_own_and_nothing_else(settings, made):
     assert "PRIVATE" not in text
 
 
+@pytest.mark.parametrize(
+    ("training", "clients", "said"),
+    [
+        (3, 9, "3 clients that train, and 6 that only evaluate"),
+        (1, 2, "1 client that trains, and 1 that only evaluates"),
+        (2, 2, "2 clients"),
+    ],
+)
+def test_it_is_told_what_clients_are_for(training, clients, said):
+    sizes = {"fed-server": 1, "main-server": 1, **{f"clients/{number}": 10 for number in range(clients)}}
+    deployment = Deployment(run="x", **dict.fromkeys(("superlink", "main_server", "coordination"), {"host": "h", "port": 1}))
+    assert f"  clients/     {said}; 10 B each" in "\n".join(told(SetUp(Path("d"), deployment, {}, sizes, training)))
+
+
 def test_keys_are_for_their_owner_alone(made):
     keys = [*made.rglob("*.key")]
     assert len(keys) == 1 + 2 + 1 + 2 * len(client_folders(made)), "authority; fed server and SuperLink; main server; two forms per client"
@@ -139,8 +155,8 @@ def test_explain_tells_every_message_that_leaves(deployment):
     before = {path: path.read_bytes() for path in deployment.rglob("*") if path.is_file()}
     examples = {one.name: one for one in explain(deployment)}
     assert list(examples) == [
-        "EvaluationRequest", "Activations", "Gradients", "SumsResult", "JudgeResult", "TrainResult", "EvaluateResult",
-        "KeepResult",
+        "Open", "Close", "EvaluationRequest", "Activations", "Gradients", "SumsResult", "JudgeResult", "TrainResult", "EvaluateResult",
+        "Failure", "KeepResult",
     ]  # fmt: skip
     assert {one.to for one in examples.values()} == {"main server", "fed server"}
     fields = {place for one in examples.values() for place, _ in one.content}
