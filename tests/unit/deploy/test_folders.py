@@ -113,7 +113,7 @@ def test_each_has_its_own_and_nothing_else(settings, made):
 )
 def test_it_is_told_what_clients_are_for(training, clients, said):
     sizes = {"fed-server": 1, "main-server": 1, **{f"clients/{number}": 10 for number in range(clients)}}
-    deployment = Deployment(run="x", **dict.fromkeys(("superlink", "main_server", "coordination"), {"host": "h", "port": 1}))
+    deployment = Deployment(run="x", **{key: {"host": "h", "port": 1} for key in ("superlink", "main_server", "coordination")})
     assert f"  clients/     {said}; 10 B each" in "\n".join(told(SetUp(Path("d"), deployment, {}, sizes, training)))
 
 
