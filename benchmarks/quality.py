@@ -152,7 +152,8 @@ def run(job: Job) -> dict[str, Any]:
         for name, metrics in (("test", result.metrics), ("validation", result.validation), ("closed_form", result.closed_form))
         if metrics
     }
-    return {**job.key, **accuracies, "curve": curve, "digest": result.digest, "seconds": round(time.monotonic() - began, 1)}
+    costs = {"ledger": result.ledger, "rounds": result.rounds, "up": sum(record["bytes"]["up"] for record in result.history)}
+    return {**job.key, **accuracies, "curve": curve, **costs, "digest": result.digest, "seconds": round(time.monotonic() - began, 1)}
 
 
 def jobs(arms: Sequence[Arm], seeds: tuple[int, ...]) -> Iterator[Job]:

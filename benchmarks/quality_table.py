@@ -72,6 +72,7 @@ def render(rows: Sequence[Row]) -> str:
         arms = [arm for name, arm in study.arms if name == recipe]
         if arms:
             parts += [f"## {recipe}\n", _table(study, recipe, arms)]
+            parts += [_subsets(study, recipe, arms[0])] if recipe != "match" else []
             parts += [checks for checks in [{"digits": _digits, "few_labels": _few_labels, "match": _match}[recipe](study)] if checks]
     return "\n".join(parts) + "\n"
 
@@ -88,6 +89,17 @@ def _table(study: Study, recipe: str, arms: Sequence[str]) -> str:
             cells = " | ".join(shown([row["closed_form"][name] for row in best]) for name in modalities)
             lines.append(f"| · its closed form, before training | – | {cells} | |")
     return "\n".join(lines) + "\n"
+
+
+def _subsets(study: Study, recipe: str, arm: str) -> str:
+    """Every subset of the modalities, and what a run costs."""
+    rows = study.best(recipe, arm)
+    names = [name for name in rows[0]["test"] if "+" in name]
+    lines = [f"| subset | {' | '.join(names)} |", "| --- |" + " --- |" * len(names)]
+    for part, title in (("test", arm), ("closed_form", "· its closed form, before training")):
+        lines.append(f"| {title} | {' | '.join(shown([row[part][name] for row in rows]) for name in names)} |")
+    measured = [row for row in rows if "ledger" in row]
+    return "\n".join([*lines, "", *([ledger(measured)] if measured else [])])
 
 
 def _difference(one: Sequence[float], other: Sequence[float]) -> list[float]:
@@ -166,3 +178,20 @@ def _match(study: Study) -> str:
     lines.append(_line("fused over late fusion, points", "≥ 15", shown(over_late, True), statistics.fmean(over_late) >= 0.15))
     lines.append(_line("fused, share of centralised", "≥ 90 %", f"{100 * share:.1f} %", share >= 0.9))
     return "\n".join(lines) + "\n"
+
+
+def ledger(rows: Sequence[dict[str, Any]]) -> str:
+    """What one run costs; the same for every seed."""
+    row = rows[0]
+    lines = ["| ledger | block | client keeps | of | share | up per sample and step | client work after the first epoch / whole |"]
+    lines.append("| --- |" + " --- |" * 6)
+    for name, entry in row["ledger"].items():
+        kept, whole = (sum(entry[side][part]["bytes"] for part in ("frozen", "trainable")) for side in ("client", "whole"))
+        work = entry["client"]["flops"]["forward"] + entry["client"]["flops"]["backward"] - entry["client"]["flops"]["head"]
+        share = work / (entry["whole"]["flops"]["forward"] + entry["whole"]["flops"]["backward"])
+        lines.append(
+            f"| {name} | {row.get('blocks', {}).get(name, 1)} | {kept / 1e6:.2f} MB | {whole / 1e6:.2f} MB | {100 * kept / whole:.1f} % "
+            f"| {entry['bytes']['up'] / 1e3:.1f} kB | {share:.5f} |"
+        )
+    mean, _ = interval([one["up"] for one in rows])
+    return "\n".join([*lines, "", f"All clients together send {mean / 1e6:.0f} MB in {row['rounds']} rounds.", ""])

@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from quality_table import interval, shown
+from quality_table import ledger, shown
 
 Row = dict[str, Any]
 HEAD = """# Results with pretrained encoders
@@ -74,7 +74,7 @@ def render(rows: Sequence[Row]) -> str:
         own = sorted((row for row in rows if row["recipe"] == recipe), key=lambda row: row["seed"])
         if own:
             tables = [_accuracy(own), _gains(own)] if "linear_complete" in own[0] else [_scores(own)]
-            parts += [f"## {recipe}\n", told + "\n", *tables, _ledger(own)]
+            parts += [f"## {recipe}\n", told + "\n", *tables, ledger(own)]
     return "\n".join(parts)
 
 
@@ -116,20 +116,3 @@ def _gains(rows: Sequence[Row]) -> str:
         difference = [row["test"]["fused"] - value for row, value in zip(rows, values, strict=True)]
         lines.append(f"| {name} | {shown(difference, points=True)} |")
     return "\n".join([*lines, ""])
-
-
-def _ledger(rows: Sequence[Row]) -> str:
-    """What one run costs; the same for every seed."""
-    row = rows[0]
-    lines = ["| ledger | block | client keeps | of | share | up per sample and step | client work after the first epoch / whole |"]
-    lines.append("| --- |" + " --- |" * 6)
-    for name, entry in row["ledger"].items():
-        kept, whole = (sum(entry[side][part]["bytes"] for part in ("frozen", "trainable")) for side in ("client", "whole"))
-        work = entry["client"]["flops"]["forward"] + entry["client"]["flops"]["backward"] - entry["client"]["flops"]["head"]
-        share = work / (entry["whole"]["flops"]["forward"] + entry["whole"]["flops"]["backward"])
-        lines.append(
-            f"| {name} | {row['blocks'][name]} | {kept / 1e6:.2f} MB | {whole / 1e6:.2f} MB | {100 * kept / whole:.1f} % "
-            f"| {entry['bytes']['up'] / 1e3:.1f} kB | {share:.5f} |"
-        )
-    mean, _ = interval([one["up"] for one in rows])
-    return "\n".join([*lines, "", f"All clients together send {mean / 1e6:.0f} MB in {row['rounds']} rounds.", ""])
