@@ -1,6 +1,7 @@
 """The commands that run many runs and put them side by side: `compare` and `sweep`."""
 
 import shlex
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -124,5 +125,6 @@ def _show(stored: "Stored", place: Path, look: "Look") -> None:
     from m2fedsa.comparing.whole import PAGE, TABLE, written
 
     print()
-    print(written(stored, place, look))
+    print(written(stored, place, look, shutil.get_terminal_size((120, 40)).columns))
+    print()
     print(f"page: {place / PAGE}      table: {place / TABLE}")

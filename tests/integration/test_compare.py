@@ -2,6 +2,10 @@
 
 import json
 import re
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 import scipy.stats
@@ -109,7 +113,7 @@ def test_what_was_run_is_not_run_again_and_the_table_is_the_same(settings, compa
 def test_a_stored_study_gives_its_table_anew(compared, tmp_path, capsys) -> None:
     assert small.call("compare", "--from", compared / "study.json", "--out", tmp_path) == 0
     assert (tmp_path / "comparison.md").read_text() == (compared / "comparison.md").read_text()
-    assert "| m2fedsa |" in capsys.readouterr().out
+    assert "\nm2fedsa  " in capsys.readouterr().out
     assert small.call("compare", "--from", compared / "study.json", "--out", tmp_path, "--metric", "uar", "--budget", "rounds") == 0
     assert "uar on test samples" in (tmp_path / "comparison.md").read_text()
 
@@ -124,7 +128,7 @@ def test_a_run_that_fails_is_told_and_the_others_stand(settings, tmp_path, capsy
     arguments = ("compare", settings, "--methods", "closed_form,whole_ta", "--seeds", 1, "--jobs", 1, "--out", tmp_path)
     assert small.call(*arguments) == 1
     said = capsys.readouterr()
-    assert "| closed_form |" in said.out
+    assert "\nclosed_form  " in said.out
     assert "No result: whole_ta/seed-3: averaging.rules averages tensors of unequal shape over modalities" in said.out
     assert "1 of 2 runs failed." in said.err
     assert "The first, whole_ta/seed-3" in said.err
@@ -134,8 +138,8 @@ def test_a_sweep_is_a_row_for_each_point(settings, tmp_path, capsys) -> None:
     grid = ("--grid", "fusion.learned=true,false", "--set", "federation.rounds=1")
     assert small.call("sweep", settings, *grid, "--seeds", 1, "--jobs", 1, "--out", tmp_path) == 0
     table = capsys.readouterr().out
-    assert "| learned=true |" in table
-    assert "| learned=false |" in table
+    assert "\nlearned=true  " in table
+    assert "\nlearned=false  " in table
     assert small.call("compare", "--list") == 0
     assert "split_learning" in capsys.readouterr().out
 
@@ -152,3 +156,23 @@ def test_a_sweep_is_a_row_for_each_point(settings, tmp_path, capsys) -> None:
 def test_nonsense_is_bad_input(arguments, said, capsys) -> None:
     assert small.call("compare", *arguments) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_comparison_that_is_told_to_stop_stops_its_runs_and_goes_on(settings, tmp_path) -> None:
+    """The command alone gets the signal, as from whoever supervises it; a terminal tells its workers too."""
+    words = ["compare", settings, "--methods", "m2fedsa,fedpeft", "--seeds", 1, "--jobs", 2, "--out", tmp_path / "out"]
+    command = [sys.executable, "-m", "m2fedsa", *map(str, words), "--set", "federation.rounds=2000"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 120
+        while len(list((tmp_path / "out").rglob("rounds.jsonl"))) < 2 and time.monotonic() < deadline:
+            time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert f"stopped; what was done is kept in {tmp_path / 'out'}. The same command goes on." in " ".join(said.split())
+    assert "Traceback" not in said
+    kept = {path.parent.parent.name: len(path.read_text().splitlines()) for path in (tmp_path / "out").rglob("rounds.jsonl")}
+    assert set(kept) == {"m2fedsa", "fedpeft"}
+    assert all(0 < rounds < 2000 for rounds in kept.values())
+    assert not list((tmp_path / "out").rglob("result.json"))

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -39,15 +40,37 @@ def run_all(jobs: Sequence[Job], out: Path, processes: int | None, told: Told) -
             note(done, job, *perform(job.config.to_toml(), str(out / job.place)))
         return failed
     # A fork would take the threads of the tensor library along; each worker begins anew.
-    with ProcessPoolExecutor(number, multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(number, multiprocessing.get_context("spawn"), _begin) as pool:
         futures = {pool.submit(perform, job.config.to_toml(), str(out / job.place)): job for job in due}
         try:
             for done, future in enumerate(as_completed(futures), 1):
                 note(done, futures[future], *future.result())
         except (KeyboardInterrupt, Interrupted):
-            pool.shutdown(wait=True, cancel_futures=True)
+            pool.shutdown(wait=False, cancel_futures=True)
+            for child in multiprocessing.active_children():
+                child.terminate()
             raise Interrupted(f"stopped; what was done is kept in {out}. The same command goes on.") from None
     return failed
+
+
+class _Worker:
+    """Of this process, where it is one of several."""
+
+    busy = False
+    told = False
+    """to stop, maybe before it began with the run that lies ready for it"""
+
+
+def _begin() -> None:
+    """A worker stops when the command tells it to, however that one was told: by a terminal, which tells all, or alone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _stop)
+
+
+def _stop(*_: object) -> None:
+    _Worker.told = True
+    if _Worker.busy:
+        raise KeyboardInterrupt
 
 
 def workers(jobs: Sequence[Job]) -> int:
@@ -61,12 +84,17 @@ def perform(settings: str, place: str) -> tuple[str, bool]:
     """One run, in a process of its own; what became of it, and whether that is an error."""
     from m2fedsa.training import run
 
+    _Worker.busy = True
     try:
+        if _Worker.told:
+            raise Interrupted("stopped before it began.")
         result = run(Config.from_toml(settings), out=place, resume=(Path(place) / CONFIG).exists())
     except Interrupted:
         raise
     except M2FedSAError as error:
         return as_called(str(error)), True
+    finally:
+        _Worker.busy = False
     fused = score(result.metrics, "fused", leading(result.metrics))
     return f"{'' if fused is None else f'fused {fused:.3f}, '}{duration(result.seconds)}", False
 

@@ -58,8 +58,8 @@ def _scatter(found: Comparison, which: int) -> str:
         fused = one.test.get("fused")
         if fused is not None:
             dots.append(Dot(one.arm, one.cost[which], fused.mean, fused.half, _colour(place)))
-    remark = "Up and to the left is better; the dashed line joins those that no other beats in both. What costs nothing stands at the left."
-    return section(f"{found.metric} against {name.partition(',')[0]}", scatter(dots, name, found.metric, told), note(remark))
+    remark = "Up and to the left is better; the dashed line joins those that no other beats in both. Upright lines: 95 % intervals."
+    return section(f"Fused {found.metric} against {name.partition(',')[0]}", scatter(dots, name, found.metric, told), note(remark))
 
 
 def _table(found: Comparison) -> str:
@@ -73,5 +73,5 @@ def _table(found: Comparison) -> str:
     for one in found.rows:
         first, *others = cells(found, one, link)
         lines.append(f"<tr><td>{first}</td>{''.join(f'<td class=figure>{cell}</td>' for cell in others)}</tr>")
-    body = f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
-    return section("All figures", body, *(note(text) for text in remarks(found)))
+    body = f'<div class="scroll"><table class="compact"><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
+    return section("All figures", body, *(note(text.replace("`", "")) for text in remarks(found)))

@@ -1,5 +1,6 @@
 """A comparison as a Markdown table, and the sentences that stand below it and on the page."""
 
+import textwrap
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -49,14 +50,39 @@ def _shown(value: Estimate | None) -> str:
     return "–" if value is None else str(value)
 
 
-def markdown(found: Comparison, linked: bool = True) -> str:
-    """Title, table, remarks. `linked`: every cell leads to the runs that it comes from, from the study's directory."""
+def terminal(found: Comparison, width: int) -> str:
+    """Columns one below the other, and remarks broken at `width`; what there is no room for stands in the file."""
+    table = [heads(found), *(cells(found, row, lambda text, _: text) for row in found.rows)]
+    table = [[cell for place, cell in enumerate(line) if table[0][place] != "runs"] for line in table]
+    while len(table[0]) > LEAST_COLUMNS and sum(_widths(table)) + 2 * len(table[0]) > width:
+        table = [line[:-1] for line in table]
+    lines = []
+    for line in table:
+        pieces = [
+            cell.ljust(wide) if place == 0 else cell.rjust(wide)
+            for place, (cell, wide) in enumerate(zip(line, _widths(table), strict=True))
+        ]
+        lines.append("  ".join(pieces).rstrip())
+    told = [textwrap.fill(text, width) for text in remarks(found)]
+    return "\n".join([f"{found.stored['target']}: {found.metric}", "", *lines, "", *told])
+
+
+LEAST_COLUMNS = 4
+"""Name, fused and two more are told however narrow a terminal is."""
+
+
+def _widths(table: list[list[str]]) -> list[int]:
+    return [max(map(len, column)) for column in zip(*table, strict=True)]
+
+
+def markdown(found: Comparison) -> str:
+    """Title, table, remarks. Every cell leads to the runs that it comes from, from the study's directory."""
     lines = [f"## {found.stored['target']}: {found.metric} of {listing([row.arm for row in found.rows])}", ""]
     head = heads(found)
     lines += [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
 
     def link(text: str, place: str) -> str:
-        return f"[{text}]({place.replace(' ', '%20')})" if linked and text != "–" else text
+        return f"[{text}]({place.replace(' ', '%20')})" if text != "–" else text
 
     lines += [f"| {' | '.join(cells(found, row, link))} |" for row in found.rows]
     return "\n".join([*lines, "", *remarks(found), "", f"    {found.stored['command']}", ""])
@@ -66,9 +92,10 @@ def remarks(found: Comparison) -> list[str]:
     """What a reader has to know to read the table."""
     seeds = found.stored["seeds"]
     told = (
-        f"{plural(len(seeds), 'seed')} ({seeds[0]} to {seeds[-1]}), the same for every method. {found.metric} on test samples, mean ± half "
-        "of the 95 % interval (Student); differences in points, p of the paired t-test against the first row, not corrected for the number "
-        "of rows. Bytes are all that clients send and receive, FLOPs all that they compute; evaluation is in neither."
+        f"{plural(len(seeds), 'seed')} ({seeds[0]} to {seeds[-1]}), the same for every method. The figures are {found.metric} on test "
+        "samples, mean ± half of the 95 % interval (Student); differences in points, p of the paired t-test against the first row, not "
+        "corrected for the number of rows. Bytes are all that clients send and receive, FLOPs all that they compute; evaluation is in "
+        "neither."
     )
     words = [told]
     search = found.stored["search"]

@@ -8,7 +8,7 @@ from m2fedsa.comparing.outcome import Stored, outcome, write
 from m2fedsa.comparing.page import html
 from m2fedsa.comparing.rows import Budget, compare
 from m2fedsa.comparing.study import Grid, Study
-from m2fedsa.comparing.tables import markdown
+from m2fedsa.comparing.tables import markdown, terminal
 from m2fedsa.durable import write_atomically
 from m2fedsa.errors import RunError
 from m2fedsa.reporting.files import RESULT
@@ -46,10 +46,10 @@ def run_study(study: Study, search: Grid, target: str, command: str, out: Path, 
     return stored
 
 
-def written(stored: Stored, out: Path, look: Look) -> str:
-    """Write table and page; the table without its links."""
+def written(stored: Stored, out: Path, look: Look, columns: int = 100) -> str:
+    """Write table and page; the table for a terminal of this many columns."""
     found = compare(stored, look.metric, look.budget, look.target)
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / TABLE, markdown(found).encode())
     write_atomically(out / PAGE, html(found).encode())
-    return markdown(found, linked=False)
+    return terminal(found, columns)

@@ -12,6 +12,8 @@ REFERENCE = "#6b7280"
 
 WIDTH, HEIGHT = 460, 270
 LEFT, RIGHT, TOP, BOTTOM = 34, 96, 12, 36
+LETTER = 7.2
+"""Width of a letter of a name, about."""
 
 Place = Callable[[float, float], tuple[float, float]]
 """From the values of a point to its place in the picture."""
@@ -58,12 +60,14 @@ def curves(series: Sequence[Series], x_name: str, y_name: str, vertical: tuple[f
     ys = [y for _, points in drawn for _, y in points]
     y_ticks = ticks(min(ys), max(ys))
     x_low, x_high = min(xs), max(*xs, min(xs) + 1)
+    # Names stand at the right, with their values.
+    right = max(RIGHT, 8 + LETTER * max(len(one.name) + 5 for one, _ in drawn))
 
     def at(x: float, y: float) -> tuple[float, float]:
-        across = LEFT + (x - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT)
+        across = LEFT + (x - x_low) / (x_high - x_low) * (WIDTH - LEFT - right)
         return across, HEIGHT - BOTTOM - (y - y_ticks[0]) / ((y_ticks[-1] - y_ticks[0]) or 1) * (HEIGHT - TOP - BOTTOM)
 
-    shapes = [*_axes(y_ticks, [x for x in ticks(x_low, x_high) if x_low <= x <= x_high and x == int(x)], at, x_name)]
+    shapes = [*_axes(y_ticks, [x for x in ticks(x_low, x_high) if x_low <= x <= x_high and x == int(x)], at, x_name, right)]
     if vertical is not None and x_low <= vertical[0] <= x_high:
         x, _ = at(vertical[0], y_ticks[0])
         shapes.append(f'<line class="mark" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>')
@@ -76,21 +80,21 @@ def curves(series: Sequence[Series], x_name: str, y_name: str, vertical: tuple[f
             told = f"{escape(one.name)}, {x_name} {number:g}: {value:.3f}"
             shapes.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="7" fill="transparent"><title>{told}</title></circle>')
         ends.append((places[-1][1], one, points[-1][1]))
-    shapes += _names(ends)
+    shapes += _names(ends, right)
     label = escape(f"{y_name} over {x_name}s: {', '.join(one.name for one, _ in drawn)}")
     return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">{"".join(shapes)}</svg>'
 
 
-def _axes(y_ticks: Sequence[float], x_ticks: Sequence[float], at: Place, x_name: str) -> list[str]:
+def _axes(y_ticks: Sequence[float], x_ticks: Sequence[float], at: Place, x_name: str, right: float) -> list[str]:
     shapes = []
     for value in y_ticks:
         _, y = at(x_ticks[0] if x_ticks else 0, value)
-        shapes.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        shapes.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - right:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>')
         shapes.append(f'<text class="tick" x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{value:g}</text>')
     for value in x_ticks:
         x, _ = at(value, y_ticks[0])
         shapes.append(f'<text class="tick" x="{x:.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{value:g}</text>')
-    shapes.append(f'<text class="tick" x="{(LEFT + WIDTH - RIGHT) / 2:.0f}" y="{HEIGHT - 4}" text-anchor="middle">{escape(x_name)}</text>')
+    shapes.append(f'<text class="tick" x="{(LEFT + WIDTH - right) / 2:.0f}" y="{HEIGHT - 4}" text-anchor="middle">{escape(x_name)}</text>')
     return shapes
 
 
@@ -103,7 +107,7 @@ def _curve(one: Series, places: Sequence[tuple[float, float]]) -> str:
     return f'<polyline points="{path}" fill="none" stroke="{one.colour}" stroke-width="{width}" stroke-linejoin="round"{dash}/>'
 
 
-def _names(ends: Sequence[tuple[float, Series, float]], gap: float = 14) -> list[str]:
+def _names(ends: Sequence[tuple[float, Series, float]], right: float, gap: float = 14) -> list[str]:
     """Names at the ends of the curves, moved apart where they would overlap."""
     order = sorted(ends, key=lambda end: end[0])
     places: list[float] = []
@@ -114,7 +118,7 @@ def _names(ends: Sequence[tuple[float, Series, float]], gap: float = 14) -> list
         limit = places[index + 1] - gap if index + 1 < len(places) else places[index] - overflow
         places[index] = min(places[index], limit)
     return [
-        f'<text class="name" x="{WIDTH - RIGHT + 6}" y="{place + 4:.1f}" fill="{one.colour}">{escape(one.name)} {value:.2f}</text>'
+        f'<text class="name" x="{WIDTH - right + 6:.1f}" y="{place + 4:.1f}" fill="{one.colour}">{escape(one.name)} {value:.2f}</text>'
         for place, (_, one, value) in zip(places, order, strict=True)
     ]
 

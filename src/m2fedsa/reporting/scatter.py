@@ -5,9 +5,11 @@ from collections.abc import Callable, Sequence
 from html import escape
 from typing import NamedTuple
 
-from m2fedsa.reporting.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, ticks
+from m2fedsa.reporting.charts import BOTTOM, HEIGHT, LEFT, LETTER, RIGHT, TOP, WIDTH, ticks
 
 GAP = 12.0
+LEAST_HALF = 0.02
+"""Of what the y axis spans around the middle, so that noise does not look like a mountain."""
 
 
 class Dot(NamedTuple):
@@ -33,8 +35,10 @@ def scatter(dots: Sequence[Dot], x_name: str, y_name: str, told: Callable[[float
     """`told` says a place on the x axis in words. A dot that costs nothing stands at the left edge."""
     if not dots:
         return '<p class="quiet">Nothing was measured.</p>'
-    spans = [(dot.y - (dot.half or 0), dot.y + (dot.half or 0)) for dot in dots]
-    y_ticks = ticks(min(low for low, _ in spans), max(high for _, high in spans))
+    # By the points: intervals of few seeds can be wider than all that sets methods apart, and are cut off at the picture's edge.
+    least, most = min(dot.y for dot in dots), max(dot.y for dot in dots)
+    spare = max(0.15 * (most - least), LEAST_HALF)
+    y_ticks = ticks(least - spare, most + spare)
     costs = [dot.x for dot in dots if dot.x > 0] or [1.0]
     low, high = math.floor(math.log10(min(costs))), math.ceil(math.log10(max(costs)) + 1e-9)
     high = max(high, low + 1)
@@ -63,20 +67,23 @@ def scatter(dots: Sequence[Dot], x_name: str, y_name: str, told: Callable[[float
 
 def _dots(dots: Sequence[Dot], across: Callable[[float], float], up: Callable[[float], float], told: Callable[[float], str]) -> list[str]:
     shapes: list[str] = []
-    taken: list[tuple[float, float]] = []
+    taken: list[tuple[float, float, float]] = []
     for dot in sorted(dots, key=lambda dot: -dot.y):
         x, y = across(dot.x), up(dot.y)
         if dot.half:
-            shapes.append(
-                f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{up(dot.y - dot.half):.1f}" y2="{up(dot.y + dot.half):.1f}" '
-                f'stroke="{dot.colour}" stroke-opacity=".45"/>'
-            )
-        title = f"{escape(dot.name)}: {dot.y:.3f} at {escape(told(dot.x))}"
+            low, high = min(up(dot.y - dot.half), HEIGHT - BOTTOM), max(up(dot.y + dot.half), TOP)
+            shapes.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{high:.1f}" y2="{low:.1f}" stroke="{dot.colour}" stroke-opacity=".3"/>')
+        title = f"{escape(dot.name)}: {dot.y:.3f}{'' if dot.half is None else f' ± {dot.half:.3f}'} at {escape(told(dot.x))}"
         shapes.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{dot.colour}"><title>{title}</title></circle>')
         # A name moves down until no other one lies where it would.
-        place = y + 4
-        while any(abs(place - other) < GAP and abs(x - at) < 90 for at, other in taken):
+        place, width = y + 4, LETTER * len(dot.name)
+        start = x + 7 if x + 7 + width < WIDTH else x - 7 - width
+        while any(abs(place - other) < GAP and start < end and begin < start + width for begin, end, other in taken):
             place += 2
-        taken.append((x, place))
-        shapes.append(f'<text class="name" x="{x + 7:.1f}" y="{place:.1f}" fill="{dot.colour}" font-size="10">{escape(dot.name)}</text>')
+        taken.append((start, start + width, place))
+        anchor = "start" if start > x else "end"
+        beside = x + 7 if start > x else x - 7
+        shapes.append(
+            f'<text class="name" x="{beside:.1f}" y="{place:.1f}" text-anchor="{anchor}" fill="{dot.colour}">{escape(dot.name)}</text>'
+        )
     return shapes

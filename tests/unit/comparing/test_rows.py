@@ -1,13 +1,17 @@
 """The table of a study made up by hand: what is chosen, on what, and every figure of it."""
 
+import itertools
+import re
+
 import pytest
 import scipy.stats
 
 from m2fedsa.comparing.page import html
 from m2fedsa.comparing.rows import compare
-from m2fedsa.comparing.tables import markdown, still_rising
+from m2fedsa.comparing.tables import markdown, still_rising, terminal
 from m2fedsa.errors import ConfigError
-from m2fedsa.reporting.scatter import Dot, front, scatter
+from m2fedsa.reporting.charts import LETTER, WIDTH
+from m2fedsa.reporting.scatter import GAP, Dot, front, scatter
 from m2fedsa.reporting.units import size
 from m2fedsa.tasks import task_of
 
@@ -116,7 +120,33 @@ def test_every_figure_leads_to_its_runs() -> None:
         assert f'href="theirs/seed-{seed}/report.html"' in page
     assert "src=" not in page
     assert "http" not in page.replace('xmlns="http://www.w3.org/2000/svg"', "")
-    assert "](" not in markdown(compare(TWO), linked=False)
+
+
+def test_a_terminal_gets_columns_that_fit() -> None:
+    wide, narrow = terminal(compare(TWO), 300).splitlines(), terminal(compare(TWO), 60).splitlines()
+    assert len({line.index("fused") for line in wide[2:3]}) == 1
+    assert wide[2].endswith("rounds to target")
+    assert all(line.startswith(name) for line, name in zip(wide[3:5], ("ours", "theirs"), strict=True))
+    assert max(map(len, narrow)) <= 60
+    assert narrow[3].split()[:4] == wide[3].split()[:4]
+    assert "](" not in "".join(wide)
+
+
+def test_names_of_a_picture_do_not_lie_on_each_other_nor_outside() -> None:
+    dots = [Dot(f"method_{place}", 10 + place, 0.5, None, "#000") for place in range(5)] + [
+        Dot("a_long_name_at_the_right", 100, 0.5, 0.9, "#000")
+    ]
+    found = re.findall(
+        r'<text class="name" x="([\d.]+)" y="([\d.]+)" text-anchor="(\w+)"[^>]*>([^<]*)<', scatter(dots, "bytes", "accuracy", size)
+    )
+    boxes = []
+    for x, y, anchor, name in found:
+        start = float(x) - (LETTER * len(name) if anchor == "end" else 0)
+        boxes.append((start, start + LETTER * len(name), float(y)))
+    assert len(boxes) == 6
+    assert all(start >= 0 and end <= WIDTH for start, end, _ in boxes)
+    for one, other in itertools.combinations(boxes, 2):
+        assert one[1] <= other[0] or other[1] <= one[0] or abs(one[2] - other[2]) >= GAP
 
 
 def test_who_still_learns_is_told() -> None:
