@@ -165,7 +165,7 @@ def test_a_comparison_that_is_told_to_stop_stops_its_runs_and_goes_on(settings, 
     command = [sys.executable, "-m", "m2fedsa", *map(str, words), "--set", "federation.rounds=2000"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         deadline = time.monotonic() + 120
-        while len(list((tmp_path / "out").rglob("rounds.jsonl"))) < 2 and time.monotonic() < deadline:
+        while sum(path.stat().st_size > 0 for path in (tmp_path / "out").rglob("rounds.jsonl")) < 2 and time.monotonic() < deadline:
             time.sleep(0.2)
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=60)
