@@ -14,10 +14,10 @@ HEAD = """# Study
 
 All methods of [methods.md](methods.md) on each task with 25 clients, Dirichlet 0.5 over classes; in all else a task is the recipe of its
 name. Every method that trains was given the same search: the learning rates named below on seeds that are in no table, the best mean on
-validation samples counts; of a run's rounds (the warm start among them) the one that does best on validation samples counts. Test samples decided nothing. Mean ± half
-of the 95 % interval (Student) on test samples; differences in points, p of the paired t-test against the first row, not corrected for the
-number of rows. Bytes are all that clients send and receive, FLOPs all that they compute, evaluation in neither. `edge`: the chosen rate is
-the least or the largest that was tried.
+validation samples counts; of a run's rounds, the warm start among them, the one that does best on validation samples counts. Test samples
+decided nothing. Mean ± half of the 95 % interval (Student) on test samples; differences in points, p of the paired t-test against the first
+row, not corrected for the number of rows. Bytes are all that clients send and receive, FLOPs all that they compute, evaluation in neither.
+`edge`: the chosen rate is the least or the largest that was tried.
 
 The rows behind each table, with settings, curves and digests: `benchmarks/results/study.jsonl`. The tables once more, and the study itself:
 
