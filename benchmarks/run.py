@@ -77,7 +77,7 @@ def passes_per_sample(rounds: int, settings: Sequence[str]) -> dict[str, Any]:
         training.begin()
         for _ in range(rounds):
             training.next_round()
-        training._evaluate("test")  # as at the end of a run
+        training.asking.evaluate("test")  # as at the end of a run
     held = [client.split(split) for client in parties.data.clients.values() for split in SPLITS]
     there = sum(int(samples.presence.sum()) for samples in held if samples is not None)
     return {"passed": passed, "held": there, "ratio": passed / there}
