@@ -63,6 +63,8 @@ def world(tmp_path_factory):
     small.vit().save_pretrained(root / "image")
     small.bert(vocab_size=len(media.SPECIAL) + len(media.WORDS), max_position_embeddings=16).save_pretrained(root / "text")
     media.tokenizer().save_pretrained(root / "text")
+    # The settings name another tokenizer than the encoder's own, which numbers words otherwise; it has to go with the heads.
+    media.tokenizer(media.WORDS[::-1]).save_pretrained(root / "words")
     manifest = write_samples(root / "data", range(24), "train.csv")
     encoder = {"photo": ("image", "image"), "title": ("text", "text")}
     tables = TABLES | {
@@ -70,6 +72,7 @@ def world(tmp_path_factory):
         "modalities": {name: {"encoder": str(root / folder), "kind": kind, "adapter_width": 4} for name, (folder, kind) in encoder.items()},
         "kept": {"folder": str(root / "kept")},
     }
+    tables["modalities"]["title"]["processor"] = str(root / "words")
     (root / "mine.toml").write_text(tomli_w.dumps(tables))
     directory = deployments.made(root / "mine.toml", root / "deployment", 2)
     company = Apart(directory)
@@ -81,7 +84,7 @@ def world(tmp_path_factory):
     fresh = write_samples(root / "new", range(30, 37), "new.csv", **{"0_photo": "", "2_title": "", "5_photo": ""})
     deployments.alone(root / "mine.toml", root / "alone", 2)
     expected = predicted(root / "alone", fresh, "--client", CLIENT, "--out", root / "expected.csv")
-    for folder, _ in encoder.values():
+    for folder in ("image", "text", "words"):
         shutil.rmtree(root / folder)  # nobody but the main server has the tails now
     return World(directory, fresh, expected)
 

@@ -60,12 +60,12 @@ class MainServerService:
 
     def serve(self) -> None:
         """Until told to stop. `LinkError` if an address cannot be had."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._signalled)
         _into(self.journal)
         desk = self._desk()
         self.coordination.start(f"{self.program.listen}:{self.program.coordination}", self._identity)
         self.link.start(f"{self.program.listen}:{self.program.port}", self._identity)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._signalled)
         self.journal.note("ready", after=self.host.rounds[0], port=self.program.port)
         self._stop.wait()
         self._drain()

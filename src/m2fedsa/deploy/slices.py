@@ -6,7 +6,7 @@ from pathlib import Path
 from m2fedsa.assembly import example_of
 from m2fedsa.complaints import shown
 from m2fedsa.config import Config, Modality
-from m2fedsa.cutting import Choice, cut_model, processor_files
+from m2fedsa.cutting import PROCESSOR_FILES, Choice, cut_model, processor_files
 from m2fedsa.data.samples import FederatedData
 from m2fedsa.errors import ConfigError
 from m2fedsa.ledger import Measured
@@ -22,6 +22,7 @@ def cut_all(config: Config, data: FederatedData, out: Path) -> dict[str, Measure
     for name in data.modalities:
         settings = config.modalities[name]
         _cut(settings, data, name, out / name)
+        _give_processor(settings, out / name / "head")
         measured[name] = sides(name, _from_folder(settings), config.compute, str(out / name), example_of(data, name))
     return measured
 
@@ -38,6 +39,16 @@ def _cut(settings: Modality, data: FederatedData, name: str, out: Path) -> None:
     choice = Choice(settings.block, settings.head_dtype, settings.blocks, settings.keep, pooling)
     beside = processor_files(settings.encoder, settings.revision)
     cut_model(model, fed(model, example_of(data, name)), choice, out, settings.encoder, settings.revision, beside)
+
+
+def _give_processor(settings: Modality, head: Path) -> None:
+    """A processor of the settings' own takes the place of the encoder's beside the head: by it a client reads new samples."""
+    if settings.processor is None:
+        return
+    for name in PROCESSOR_FILES:
+        (head / name).unlink(missing_ok=True)
+    for file in processor_files(settings.processor):
+        shutil.copy(file, head)
 
 
 def _from_folder(settings: Modality) -> Modality:

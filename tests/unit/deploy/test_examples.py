@@ -10,7 +10,7 @@ import typer
 import yaml
 
 from m2fedsa.assembly import Extensions, samples_of
-from m2fedsa.cli import app
+from m2fedsa.cli import BAD_INPUT, app
 from m2fedsa.deploy.places import CLIENT_TOML, FED_SERVER_TOML, MAIN_SERVER_TOML
 from m2fedsa.deploy.programs import MainServerProgram
 from m2fedsa.recipes import settings_of
@@ -77,6 +77,17 @@ def test_systemd_units(path):
     folder, file = words[1].rsplit("/", 1)
     assert file == FILES[words[0]]
     assert service["ReadWritePaths"] == folder
+
+
+@pytest.mark.parametrize("path", UNITS, ids=lambda path: path.stem)
+def test_a_folder_that_cannot_be_used_is_not_tried_again_and_again(path):
+    assert int(unit(path)["RestartPreventExitStatus"]) == BAD_INPUT
+
+
+def test_containers_run_as_the_owner_of_the_folders():
+    """The keys in them are 0600."""
+    assert {service["user"] for service in COMPOSE["services"].values()} == {"${M2FEDSA_USER:-1000:1000}"}
+    assert "M2FEDSA_USER=$(id -u):$(id -g) docker compose" in (EXAMPLES / "compose.yaml").read_text()
 
 
 def test_a_main_server_has_the_time_to_drain():
