@@ -11,7 +11,7 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from measuring import Spread, conclude, options, ratios, table
@@ -60,7 +60,7 @@ class Keys:
 
 
 class Echo:
-    """A main server that says what it hears."""
+    """A main server that says what it hears, as far as echoes need one."""
 
     def session(self, client: str, round_number: int) -> "Echo":  # noqa: ARG002  (its place in `Link`)
         """Itself."""
@@ -77,7 +77,7 @@ class Echo:
 def serve_echo(keys: Keys | None, ready: Any) -> None:
     """In a process of its own."""
     torch.set_num_threads(1)
-    link = LinkServer(Echo(), Worker(1), None)  # type: ignore[arg-type]
+    link = LinkServer(cast(Link, Echo()), Worker(1), None)
     ready.send(link.start("127.0.0.1:0", None if keys is None else keys.main))
     ready.recv()
     link.stop()

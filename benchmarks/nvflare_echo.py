@@ -23,7 +23,7 @@ if find_spec("nvflare") is None:
         sys.exit(0)
     raise ModuleNotFoundError("nvflare")
 
-import numpy as np  # noqa: E402
+import numpy as np  # noqa: E402  (whether they are there is found out above)
 from nvflare.collab import CollabRecipe, collab  # noqa: E402
 
 

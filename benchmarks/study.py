@@ -316,13 +316,13 @@ def estimate(given: argparse.Namespace, rows: Rows) -> None:
     for plan in plans(given):
         for part in given.part or PARTS:
             due = [one for stage in plan.stages(part, rows) for one in stage if not rows.has(one)]
-            work = sum(map(rows.seconds, due))
+            number, work = len(due), sum(map(rows.seconds, due))
             if part == "factors" and not due and not rows.best(plan.task, BEST):
                 number = BEST * len(plan.task.seeds) * len(FACTORS)
-                due, work = [None] * number, plan.task.seconds * number  # type: ignore[list-item]
-            at_once = given.processes or (workers([due[0].job]) if due and due[0] else os.cpu_count() or 1)
+                work = plan.task.seconds * number
+            at_once = given.processes or (workers([due[0].job]) if due else os.cpu_count() or 1)
             total += work / at_once
-            print(f"{plan.task.recipe:<14} {part:<10} {len(due):>4} runs  {work / at_once / 3600:5.1f} hours with {at_once} at once")
+            print(f"{plan.task.recipe:<14} {part:<10} {number:>4} runs  {work / at_once / 3600:5.1f} hours with {at_once} at once")
     print(f"{'together':<30}        {total / 3600:5.1f} hours")
 
 

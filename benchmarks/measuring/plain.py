@@ -4,7 +4,7 @@ The denominator of `benchmarks/client_step.py`: MA before block k and TA beside 
 hooks, everything is computed anew in every step. Adapters, fusion and classifiers are those of m2fedsa; they are small.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -75,7 +75,9 @@ def _hang(model: nn.Module, block: int, ma: nn.Module, ta: nn.Module) -> None:
     def before(_module: nn.Module, args: tuple[Any, ...]) -> None:
         seen[:] = [args[0]]
 
-    add: Callable[..., Tensor] = lambda _module, _args, output: output + ta(seen.pop())  # noqa: E731
+    def add(_module: nn.Module, _args: tuple[Any, ...], output: Tensor) -> Tensor:
+        return output + ta(seen.pop())
+
     model.get_submodule(names[block]).register_forward_pre_hook(adapt)
     model.get_submodule(first).register_forward_pre_hook(before)
     model.get_submodule(last).register_forward_hook(add)

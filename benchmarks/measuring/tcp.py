@@ -15,7 +15,8 @@ class Tcp:
 
     def __init__(self) -> None:
         self._process = subprocess.Popen([sys.executable, __file__], stdout=subprocess.PIPE, text=True)
-        self._socket = socket.create_connection(("127.0.0.1", int(self._process.stdout.readline())))  # type: ignore[union-attr]
+        assert self._process.stdout is not None
+        self._socket = socket.create_connection(("127.0.0.1", int(self._process.stdout.readline())))
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def echo(self, content: memoryview) -> bytearray:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from m2fedsa.errors import RoundLostError
 from m2fedsa.figures import Evaluated
+from m2fedsa.messages import Evaluated as Split
 from m2fedsa.messages import EvaluateResult, Failure, RoundPlan, Task, TrainResult, TrainTask
 from m2fedsa.messages import Result as Answer
 from m2fedsa.parties import Company
@@ -58,7 +59,7 @@ class Asking:
             for answer in answers
         ]
 
-    def evaluate(self, split: str) -> Evaluated:
+    def evaluate(self, split: Split) -> Evaluated:
         """Metrics of one split over all that hold samples of it. `RoundLostError` if none of them could answer."""
         answers = self.surely(self._parties.fed_server.evaluation(split), f"{split} samples")
         failed = [answer for answer in answers if isinstance(answer, Failure)]

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey as PrivateKey
@@ -189,6 +189,17 @@ class Identity:
         """The party's name in its certificate."""
         (found,) = self.certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
         return str(found.value)
+
+
+def read_openssh(text: str) -> PublicKey:
+    """A public key in OpenSSH's form. `IdentityError` if it is none of an elliptic curve, as all of a deployment are."""
+    try:
+        key = serialization.load_ssh_public_key(text.encode())
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise IdentityError(f"{text[:40]!r} is no public key in OpenSSH's form ({error}).") from error
+    if not isinstance(key, PublicKey):
+        raise IdentityError(f"{text[:40]!r} is no public key of an elliptic curve. Copy the one that `m2fedsa deploy init` made.")
+    return key
 
 
 # --- tokens -------------------------------------------------------------------------------------------------------------------------

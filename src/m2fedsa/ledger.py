@@ -6,6 +6,7 @@ on the wire are those of the real messages, less what belongs to no modality: f,
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -119,11 +120,15 @@ def _flops(work: Callable[[], Any]) -> float:
     return _counted(work)[0]
 
 
+def _backward(output: Tensor) -> None:
+    output.sum().backward()
+
+
 def _forth_and_back(work: Callable[[Tensor], Tensor], hidden: Tensor) -> tuple[float, float]:
     """(forward, backward) of one sample, gradients down to the hidden state."""
     leaf = hidden.detach().requires_grad_()
     forward, output = _counted(lambda: work(leaf))
-    backward = _flops(lambda: output.sum().backward())  # type: ignore[no-untyped-call]
+    backward = _flops(partial(_backward, output))
     return forward, backward
 
 
@@ -135,10 +140,10 @@ def _both(adapt: Callable[[Tensor], Tensor], hidden: Tensor, classifier: nn.Modu
         (classifier, torch.zeros(1, width, requires_grad=True)),
     ]
     for work, value in cases:
-        cost, output = _counted(lambda work=work, value=value: work(value))  # type: ignore[misc]
+        cost, output = _counted(partial(work, value))
         forward += cost
         if output.requires_grad:
-            backward += _flops(lambda output=output: output.sum().backward())  # type: ignore[misc]
+            backward += _flops(partial(_backward, output))
     return forward, backward
 
 
@@ -153,13 +158,10 @@ def _counted(work: Callable[[], Result]) -> tuple[float, Result]:
 def whole_flops(model: nn.Module, example: Mapping[str, Tensor], pooling: Pooling) -> tuple[float, float]:
     """(forward, backward) of the whole encoder, all of it trained, over the samples of `example`. One gradient at a time is in memory."""
     parameters = list(model.parameters())
-    hooks = [
-        parameter.requires_grad_(True).register_post_accumulate_grad_hook(_drop)  # type: ignore[no-untyped-call]
-        for parameter in parameters
-    ]
+    hooks = [parameter.requires_grad_(True).register_post_accumulate_grad_hook(_drop) for parameter in parameters]
     try:
         forward, output = _counted(lambda: whole(model, example, pooling))
-        backward = _flops(lambda: output.sum().backward())  # type: ignore[no-untyped-call]
+        backward = _flops(partial(_backward, output))
     finally:
         for parameter, hook in zip(parameters, hooks, strict=True):
             hook.remove()

@@ -18,6 +18,8 @@ from torch import Tensor
 from m2fedsa.state import nbytes
 
 Phase = Literal["fusion", "transfer"]
+Evaluated = Literal["validation", "test"]
+"""The splits that are evaluated."""
 Subset = tuple[str, ...]
 ALL: Subset = ()
 """The subset that stands for all modalities that a sample has."""
@@ -145,8 +147,8 @@ class EvaluationReply:
 
     def to(self, device: torch.device) -> "EvaluationReply":
         """The same on a device."""
-        pooled, fused = ({name: tensor.to(device) for name, tensor in one.items()} for one in (self.pooled, self.fused))
-        return EvaluationReply(pooled, fused)  # type: ignore[arg-type]
+        pooled = {name: tensor.to(device) for name, tensor in self.pooled.items()}
+        return EvaluationReply(pooled, {subset: tensor.to(device) for subset, tensor in self.fused.items()})
 
     @property
     def nbytes(self) -> int:
@@ -283,7 +285,7 @@ class EvaluateTask:
 
     client: str
     view: GlobalView
-    split: Literal["validation", "test"]
+    split: Evaluated
 
 
 Task = TrainTask | SumsTask | JudgeTask | EvaluateTask

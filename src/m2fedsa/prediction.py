@@ -18,14 +18,14 @@ from torch import Tensor
 from m2fedsa.assembly import OBJECT, Extensions, looks_of, samples_of
 from m2fedsa.blueprint import Blueprint
 from m2fedsa.config import Config, Modality
-from m2fedsa.data.columns import TOLD, Column, Fault
+from m2fedsa.data.columns import TOLD, Fault
 from m2fedsa.data.manifest.labels import named
 from m2fedsa.data.manifest.looking import look_at_columns
 from m2fedsa.data.manifest.modalities import modalities_of
 from m2fedsa.data.manifest.opening import read_rows
 from m2fedsa.data.manifest.rows import Rows
 from m2fedsa.data.processors.tabular import tabular_processor
-from m2fedsa.data.samples import Split
+from m2fedsa.data.samples import Samples, Split
 from m2fedsa.durable import write_atomically
 from m2fedsa.errors import ConfigError, DataError
 from m2fedsa.sides import processor_place
@@ -187,7 +187,14 @@ Batch = tuple[Tensor, dict[str, dict[str, Tensor]], dict[str, Tensor]]
 """Rows (B,), inputs of each modality, and which of the rows have it (B,) bool."""
 
 
-def _batches(columns: Mapping[str, Column], rows: Tensor, presence: Tensor) -> Iterator[Batch]:
+class _Inputs(Protocol):
+    """Where the inputs of a modality come from."""
+
+    def inputs(self, rows: Tensor) -> dict[str, Tensor]:
+        """Of these rows."""
+
+
+def _batches(columns: Mapping[str, _Inputs], rows: Tensor, presence: Tensor) -> Iterator[Batch]:
     """Nothing is decoded before its batch."""
     for few in torch.split(rows, BATCH) if len(rows) else ():
         having = {name: presence[few, place] for place, name in enumerate(columns)}
@@ -225,7 +232,8 @@ def predict_own(model: TrainedModel, config: Config, split: Split) -> Answers:
             continue
         presence = {one: own.presence[:, place] for place, one in enumerate(own.modalities) if one in model.modalities}
         columns = {one: _Own(own, one) for one in presence}
-        values = _told(model, len(own.labels), _batches(columns, torch.arange(len(own.labels)), torch.stack(list(presence.values()), 1)))  # type: ignore[arg-type]
+        batches = _batches(columns, torch.arange(len(own.labels)), torch.stack(list(presence.values()), 1))
+        values = _told(model, len(own.labels), batches)
         parts.append(values)
         samples += [[row + 1, name, _label(own.labels[row], data.classes)] for row in range(len(own.labels))]
     if not parts:
@@ -238,13 +246,12 @@ def predict_own(model: TrainedModel, config: Config, split: Split) -> Answers:
 class _Own:
     """A modality of a client's samples, as a column."""
 
-    samples: Any
+    samples: Samples
     modality: str
 
     def inputs(self, rows: Tensor) -> dict[str, Tensor]:
         """See `Samples.inputs`."""
-        found: dict[str, Tensor] = self.samples.inputs(self.modality, rows)
-        return found
+        return self.samples.inputs(self.modality, rows)
 
 
 def _label(label: Tensor, classes: Sequence[str]) -> str:

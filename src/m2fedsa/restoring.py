@@ -7,7 +7,7 @@ import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -141,7 +141,8 @@ def _whole(
     source, settings = _source(name, settings, encoders)
     folder = cut_folder(source)
     if example is None:
-        example = example_for(source if folder is None else bare(folder / "head", origins(folder)[0]))  # type: ignore[arg-type]
+        # A source is a text only where it names a folder that was cut.
+        example = example_for(cast("PreTrainedModel", source) if folder is None else bare(folder / "head", origins(folder)[0]))
     one = sides(name, settings, config.compute, source, example)
     exact = folder is None and settings.head_dtype == "float32"
     model = one.model if exact else _joined(name, one)
@@ -194,4 +195,4 @@ def _joined(name: str, one: Measured) -> "PreTrainedModel":
             f"modalities.{name}: head and tail hold different copies of a tensor that both need, the head in {one.head.dtype}; "
             f"in one piece the encoder is off by {apart:.1e}. Such a run cannot be exported."
         )
-    return model  # type: ignore[no-any-return]
+    return cast("PreTrainedModel", model)

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from m2fedsa.config import Data
-from m2fedsa.data.samples import ClientData, FederatedData, Samples, Split
+from m2fedsa.data.samples import SPLITS, ClientData, FederatedData, Samples, Split
 from m2fedsa.seeding import derive
 
 CENTRAL = "central"
@@ -37,16 +37,13 @@ def pooled(data: FederatedData) -> FederatedData:
 def apart(data: FederatedData, seed: int) -> FederatedData:
     """Validation and test samples dealt out at random to the clients that train, who look at the modalities that they hold."""
     training = {name: client for name, client in data.clients.items() if client.train is not None}
-    dealt = {split: _dealt(data, split, list(training), seed) for split in ("validation", "test")}
-    clients = {
-        name: ClientData(client.modalities, client.train, dealt["validation"].get(name), dealt["test"].get(name))
-        for name, client in training.items()
-    }
+    validation, test = (_dealt(data, split, list(training), seed) for split in SPLITS[1:])
+    clients = {name: ClientData(client.modalities, client.train, validation.get(name), test.get(name)) for name, client in training.items()}
     return replace(data, clients=clients)
 
 
-def _dealt(data: FederatedData, split: str, names: Sequence[str], seed: int) -> dict[str, Samples]:
-    held = [samples for client in data.clients.values() if (samples := client.split(split)) is not None]  # type: ignore[arg-type]
+def _dealt(data: FederatedData, split: Split, names: Sequence[str], seed: int) -> dict[str, Samples]:
+    held = [samples for client in data.clients.values() if (samples := client.split(split)) is not None]
     if not held:
         return {}
     whole = Joined(held, data.modalities)
@@ -77,16 +74,13 @@ def filled(data: FederatedData) -> FederatedData:
 def _blank(data: FederatedData, modality: str) -> dict[str, Tensor]:
     """One sample of zeros as the encoder takes it; of a mask the first place counts, because attention to nothing is undefined."""
     for client in data.clients.values():
-        for split in _SPLITS:
+        for split in SPLITS:
             samples = client.split(split)
             if samples is not None and modality in samples.modalities:
                 rows = samples.presence[:, samples.modalities.index(modality)].nonzero().flatten()[:1]
                 if len(rows):
                     return _zeroed(samples.inputs(modality, rows))
     return {}
-
-
-_SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 
 def _zeroed(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -133,7 +133,7 @@ class LocalRound:
         losses = loss(predictions, self.plan.phase, self.plan.weights)
         self._check(losses, predictions, account.steps)
         account.report(losses)
-        losses.total.backward()  # type: ignore[no-untyped-call]
+        losses.total.backward()
         return Gradients({modality: _gradient(z) for modality, z in pooled.items()}, _gradient(fused))
 
     def _predict(self, batch: Tensor, activations: Activations, pooled: Mapping[str, Tensor], fused: Tensor) -> Predictions:

@@ -33,7 +33,7 @@ class SideBySide:
         """`joint`: φ = [z_m of all modalities of the run, zero where one lacks; 1 for each that is there], corrects the prior.
         `fused`: φ = [f, 1], corrects s."""
         made = _joint if what == "joint" else _fused
-        rows, features, logits = made(sweep, chunks, view)
+        rows, features, logits = made(sweep, chunks)
         # Where classes count alike logits assume even frequencies; what is left unexplained is so under those of the data.
         return cls(rows, features, logits.double() - view.weights.double().log())
 
@@ -49,7 +49,7 @@ class SideBySide:
         return torch.stack([task.judged(self.logits[half] + scale * correction, labels) for scale in scales])
 
 
-def _joint(sweep: Sweep, chunks: Sequence[Chunk], view: GlobalView) -> tuple[Tensor, Tensor, Tensor]:
+def _joint(sweep: Sweep, chunks: Sequence[Chunk]) -> tuple[Tensor, Tensor, Tensor]:
     pooled = pooled_features(chunks)
     rows = torch.unique(torch.cat([found for found, _ in pooled.values()]))
     blocks, there = [], []
@@ -61,10 +61,10 @@ def _joint(sweep: Sweep, chunks: Sequence[Chunk], view: GlobalView) -> tuple[Ten
             block[places], present[places] = z.double(), 1.0
         blocks.append(block)
         there.append(present.double())
-    return rows, torch.cat([*blocks, torch.stack(there, 1)], 1), view.log_prior.expand(len(rows), -1)
+    return rows, torch.cat([*blocks, torch.stack(there, 1)], 1), sweep.log_prior.expand(len(rows), -1)
 
 
-def _fused(sweep: Sweep, chunks: Sequence[Chunk], view: GlobalView) -> tuple[Tensor, Tensor, Tensor]:  # noqa: ARG001
+def _fused(sweep: Sweep, chunks: Sequence[Chunk]) -> tuple[Tensor, Tensor, Tensor]:
     rows, logits = sweep.logits([ALL], chunks)[ALL]
     order = rows.argsort()
     fused = torch.cat([chunk.reply.fused[ALL].cpu() for chunk in chunks]).double()

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from torch import Tensor
 from m2fedsa.data.samples import Split
 from m2fedsa.errors import DataError
 
+Part = Literal["public", "clients", ""]
 Group = Literal["public", "federation"]
 """`public`: the rows for pretraining; `federation`: the rows of the clients, of validation and of test."""
 
@@ -43,7 +44,7 @@ class Row:
     language: str
     word: str
     split: Split
-    part: Literal["public", "clients", ""]
+    part: Part
     """of a training row: is it public, or a client's; empty for validation and test"""
 
 
@@ -83,7 +84,15 @@ def read_index() -> tuple[Row, ...]:
     """All 3,000 rows of the index."""
     text = (files("m2fedsa.data") / "embedded" / "digits" / "index.csv").read_text(encoding="utf-8")
     return tuple(
-        Row(int(line["row"]), int(line["digit"]), line["speaker"], line["language"], line["word"], line["split"], line["part"])  # type: ignore[arg-type]
+        Row(
+            int(line["row"]),
+            int(line["digit"]),
+            line["speaker"],
+            line["language"],
+            line["word"],
+            cast(Split, line["split"]),
+            cast(Part, line["part"]),
+        )
         for line in csv.DictReader(text.splitlines())
     )
 
@@ -99,7 +108,7 @@ def read_digits(group: Group) -> DigitRows:
     return DigitRows(rows, torch.from_numpy(images).float() / 255, torch.from_numpy(decode_audio(coded)))
 
 
-def _bytes(name: str, dtype: np.dtype, shape: tuple[int, ...]) -> NDArray:  # type: ignore[type-arg]
+def _bytes(name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
     raw = lzma.decompress((files("m2fedsa.data") / "embedded" / "digits" / name).read_bytes())
     expected = int(np.prod(shape)) * dtype.itemsize
     if len(raw) != expected:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from m2fedsa.deploy.keys import CLIENT_KEYS, FED_SERVER_KEYS, identity_of
 from m2fedsa.deploy.programs import ClientProgram, FedServerProgram
 from m2fedsa.deploy.registry import Registry
-from m2fedsa.identity import Purpose, Token, fingerprint
+from m2fedsa.identity import Purpose, Token, fingerprint, read_openssh
 
 if TYPE_CHECKING:
     from m2fedsa.coordination.grpc_client import GrpcCoordination
@@ -43,6 +43,4 @@ def issuer_of(folder: Path, program: FedServerProgram, registry: Registry) -> Ca
 
 def fingerprint_of(openssh: str) -> str:
     """Fingerprint of a public key in OpenSSH's form."""
-    from cryptography.hazmat.primitives.serialization import load_ssh_public_key
-
-    return fingerprint(load_ssh_public_key(openssh.encode()))  # type: ignore[arg-type]
+    return fingerprint(read_openssh(openssh))

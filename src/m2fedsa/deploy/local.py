@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from m2fedsa.config import Config
 from m2fedsa.deploy.places import (
@@ -29,6 +29,7 @@ from m2fedsa.deploy.programs import Deployment, FedServerProgram, read_program, 
 from m2fedsa.errors import ConfigError, Interrupted, RunError
 from m2fedsa.reporting.files import read_json
 from m2fedsa.reporting.progress import Lines, view
+from m2fedsa.reporting.records import ResultRecord
 
 _LOOK = 0.25
 """Seconds between two looks."""
@@ -117,7 +118,7 @@ class Local:
 
     def _judge(self, shown: Lines) -> None:
         if self.fed_server.status == 0:
-            shown.finished(read_json(self.out / "result.json"), self.out)  # type: ignore[arg-type]
+            shown.finished(cast(ResultRecord, read_json(self.out / "result.json")), self.out)
             return
         raise RunError(f"the fed server ended with status {self.fed_server.status}:\n{self.fed_server.tail()}")
 

@@ -17,8 +17,10 @@ from m2fedsa.fed_server.phases import transfer_since
 from m2fedsa.messages import (
     Acceptance,
     ClientInfo,
+    Evaluated,
     EvaluateTask,
     GlobalView,
+    Phase,
     RoundPlan,
     TrainResult,
     TrainTask,
@@ -111,14 +113,14 @@ class FedServer:
         rate = config.optimizer.learning_rate
         if config.optimizer.schedule == "cosine":
             rate *= cosine(number, config.federation.rounds)
-        phase = "fusion" if since is None else "transfer"
+        phase: Phase = "fusion" if since is None else "transfer"
         here = self.clients.keys() if present is None else set(present)
         eligible = [one for name, one in self.clients.items() if name in here and self._takes_part(one, transfer=since is not None)]
         chosen = self.sampler(number, eligible, config.federation.clients_per_round, derive(config.seed, "sample", number))
         _check_chosen(chosen, eligible, number)
         roster = {name: self.clients[name].modalities for name in sorted(chosen)}
         seed = derive_seed(config.seed, "round", number)
-        plan = RoundPlan(number, phase, seed, roster, rate, config.transfer.weights, since, best)  # type: ignore[arg-type]
+        plan = RoundPlan(number, phase, seed, roster, rate, config.transfer.weights, since, best)
         return plan, [TrainTask(name, plan, self.view(name)) for name in roster]
 
     def _takes_part(self, client: ClientInfo, transfer: bool) -> bool:
@@ -148,10 +150,10 @@ class FedServer:
             losses = (*losses, losses[-1] if fused is None else fused)
         self.state = replace(self.state, round=plan.number, tensors=tensors, velocity=velocity, losses=losses, since=plan.transfer_since)
 
-    def evaluation(self, split: str) -> list[EvaluateTask]:
+    def evaluation(self, split: Evaluated) -> list[EvaluateTask]:
         """Tasks for every client that holds samples of the split."""
         holders = [client.name for client in self.clients.values() if getattr(client, split) > 0]
-        return [EvaluateTask(name, self.view(name), split) for name in holders]  # type: ignore[arg-type]
+        return [EvaluateTask(name, self.view(name), split) for name in holders]
 
     def adopt(self, classifiers: Mapping[str, Linear]) -> None:
         """Take C_m per modality from the warm start."""

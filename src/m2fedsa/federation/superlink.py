@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from m2fedsa.errors import RunError
+from m2fedsa.identity import read_openssh
 
 HERE_ALONE = ("/v1/control", "/v1/runtime", "/docs", "/openapi.json")
 """Paths that answer to this machine alone."""
@@ -108,10 +109,9 @@ class Control:
 
 def public_key_bytes(openssh: str) -> bytes:
     """A public key as Flower names nodes by it."""
-    from cryptography.hazmat.primitives.serialization import load_ssh_public_key
     from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 
-    found: bytes = public_key_to_bytes(load_ssh_public_key(openssh.encode()))  # type: ignore[arg-type]
+    found: bytes = public_key_to_bytes(read_openssh(openssh))
     return found
 
 

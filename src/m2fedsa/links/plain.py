@@ -10,7 +10,7 @@ import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Any, Literal, Union
+from typing import Any, Literal, Union, cast
 
 import torch
 from torch import Tensor
@@ -165,7 +165,7 @@ def _record(kind: type) -> Form:
     @functools.cache
     def forms() -> dict[str, Form]:
         hints = typing.get_type_hints(kind)
-        names = [one.name for one in fields(kind) if one.init] if is_dataclass(kind) else list(kind._fields)  # type: ignore[attr-defined]
+        names = [one.name for one in fields(kind) if one.init] if is_dataclass(kind) else list(cast(Any, kind)._fields)
         return {name: form_of(hints[name]) for name in names}
 
     def write(value: Any, tensors: Tensors) -> dict[str, Any]:

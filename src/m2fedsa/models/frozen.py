@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -58,7 +58,7 @@ class Frozen(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         # A move to another device has nothing to move where a tensor is on meta.
-        moved: Self = super()._apply(lambda tensor: tensor if tensor.is_meta else fn(tensor), recurse)  # type: ignore[no-untyped-call]
+        moved: Self = super()._apply(lambda tensor: tensor if tensor.is_meta else fn(tensor), recurse)  # type: ignore[no-untyped-call]  # a method of torch's
         return moved
 
 
@@ -81,5 +81,5 @@ def _slice(model: nn.Module, owned: Collection[str]) -> nn.Module:
     made = copy.deepcopy(model, memo)
     # A cache of keys and values serves generation alone, and would be handed to modules that are elsewhere.
     if getattr(getattr(made, "config", None), "use_cache", False):
-        made.config.use_cache = False  # type: ignore[union-attr]
+        cast(Any, made).config.use_cache = False
     return made

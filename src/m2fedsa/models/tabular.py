@@ -19,7 +19,7 @@ NUMBER = 1
 """The code of a cell that holds a number."""
 
 
-class TabularConfig(transformers.PretrainedConfig):  # type: ignore[no-untyped-call]
+class TabularConfig(transformers.PretrainedConfig):
     """Sizes of a `TabularModel`."""
 
     model_type = "m2fedsa_tabular"
@@ -96,7 +96,7 @@ class Block(nn.Module):
         return out
 
 
-class TabularModel(transformers.PreTrainedModel):  # type: ignore[no-untyped-call]
+class TabularModel(transformers.PreTrainedModel):
     """Codes and values (B, C) -> `last_hidden_state` (B, C, D)."""
 
     config_class = TabularConfig
@@ -109,7 +109,7 @@ class TabularModel(transformers.PreTrainedModel):  # type: ignore[no-untyped-cal
         self.numbers = Numbers(config)
         self.layers = nn.ModuleList([Block(config) for _ in range(config.num_hidden_layers)])
         self.norm = nn.LayerNorm(config.hidden_size)
-        self.post_init()  # type: ignore[no-untyped-call]
+        self.post_init()  # type: ignore[no-untyped-call]  # a method of transformers'
 
     def _init_weights(self, module: nn.Module) -> None:
         """As torch draws them: an encoder that nobody pretrained has random features of its columns, and those are of use."""

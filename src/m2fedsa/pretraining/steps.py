@@ -47,7 +47,7 @@ def pretrain(model: nn.Module, guess: Guess, inputs: Mapping[str, Tensor], recip
                 if not bool(loss.isfinite()):
                     raise DivergedError(f"pretraining, epoch {epoch + 1}: the error is not finite. Lower --learning-rate.")
                 optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 nn.utils.clip_grad_norm_(parameters, 1.0)
                 optimizer.step()
                 schedule.step()

@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Callable, Sequence
+from functools import partial
 from html import escape
 from typing import NamedTuple
 
@@ -101,7 +102,7 @@ def _table(found: Sequence[Group]) -> str:
     modalities = list(dict.fromkeys(name for group in found for name in group.runs[0].modalities))
     rows = []
     for group in found:
-        subsets = [_results(group, lambda run, name=name: _test(run, name)) for name in ("fused", *modalities)]  # type: ignore[misc]
+        subsets = [_results(group, partial(_test, subset=name)) for name in ("fused", *modalities)]
         lead = _results(group, _lead)
         seconds = statistics.fmean([run.result["seconds"] for run in group.runs if run.result] or [0.0])
         traffic = statistics.fmean([sum(run.traffic().values()) for run in group.runs if run.result] or [0.0])

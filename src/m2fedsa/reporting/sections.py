@@ -1,6 +1,7 @@
 """The parts of a report on one run below its first screen, each a function from what the run directory says to HTML."""
 
 from html import escape
+from typing import cast
 
 from m2fedsa.reporting.advice import advice
 from m2fedsa.reporting.cards import note, row, section
@@ -102,7 +103,7 @@ def subsets(run: RunFiles) -> str:
     shown = [key for key in NAMES if any(entry.get(key) is not None for entry in run.result["metrics"].values())]
     rows = []
     for name, entry in run.result["metrics"].items():
-        scores: dict[str, float | None] = {**entry}  # type: ignore[dict-item]
+        scores = cast("dict[str, float | None]", entry)
         told = "all that a sample has" if name == "fused" else f"{name} alone" if "+" not in name else name.replace("+", " + ")
         rows.append([told, *("–" if (value := scores.get(key)) is None else f"{value:.3f}" for key in shown)])
     remark = "A single modality is judged by its own classifier, several by the fused one."

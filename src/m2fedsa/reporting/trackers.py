@@ -93,7 +93,7 @@ class MLflow:
     def __init__(self) -> None:
         _need("mlflow")
 
-    def begin(self, name: str, settings: Mapping[str, Setting], directory: Path | None, known: str | None, after: int) -> str | None:  # noqa: ARG002
+    def begin(self, name: str, settings: Mapping[str, Setting], directory: Path | None, known: str | None, after: int) -> str | None:  # noqa: ARG002  (see `Tracker`)
         """See `Tracker`."""
         import mlflow
 
@@ -134,7 +134,7 @@ class WeightsAndBiases:
         _need("wandb")
         self._run: Any = None
 
-    def begin(self, name: str, settings: Mapping[str, Setting], directory: Path | None, known: str | None, after: int) -> str | None:  # noqa: ARG002
+    def begin(self, name: str, settings: Mapping[str, Setting], directory: Path | None, known: str | None, after: int) -> str | None:  # noqa: ARG002  (see `Tracker`)
         """See `Tracker`."""
         import wandb
 
@@ -215,7 +215,7 @@ class Tracking:
         self._progress.round_done(record)
         values = {f"loss/{name}": value for name, value in record["loss"].items() if value is not None}
         values |= _scores("validation", record["metrics"])
-        values |= {f"bytes/{way}": float(count) for way, count in record["bytes"].items()}  # type: ignore[arg-type]
+        values |= {"bytes/up": float(record["bytes"]["up"]), "bytes/down": float(record["bytes"]["down"])}
         values |= {"seconds": record["seconds"], "clients": float(len(record["clients"]))}
         values |= {"failures": float(len(record.get("failures", []))), "transfer": float(record["phase"] == "transfer")}
         self._log(record["round"], values)

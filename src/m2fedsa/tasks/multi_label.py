@@ -74,7 +74,7 @@ class MultiLabel:
         """Zero."""
         return torch.zeros_like(prior)
 
-    def taught_adjustment(self, teacher: Tensor, variance: Tensor | None, counted: Tensor, prior: Tensor) -> Tensor:  # noqa: ARG002
+    def taught_adjustment(self, teacher: Tensor, variance: Tensor | None, counted: Tensor, prior: Tensor) -> Tensor:  # noqa: ARG002  (see `Task`)
         """β̄_u − β, by expectation-maximisation for each class."""
         s, base = teacher.to(torch.float64), prior.to(torch.float64)
         known = counted + torch.stack([torch.zeros_like(base), torch.full_like(base, float(len(s)))])

@@ -78,7 +78,7 @@ class SingleLabel:
         """Zero."""
         return torch.zeros_like(prior)
 
-    def taught_adjustment(self, teacher: Tensor, variance: Tensor | None, counted: Tensor, prior: Tensor) -> Tensor:  # noqa: ARG002
+    def taught_adjustment(self, teacher: Tensor, variance: Tensor | None, counted: Tensor, prior: Tensor) -> Tensor:  # noqa: ARG002  (see `Task`)
         """log(π̄_u / π), by expectation-maximisation."""
         return (own_frequencies(teacher, prior, counted).log() - prior.to(torch.float64)).to(teacher.dtype)
 

@@ -26,7 +26,7 @@ from m2fedsa.data.readers import Source
 from m2fedsa.data.readers.audio import audio_seconds, read_audio
 from m2fedsa.data.readers.image import look_at_image, read_image
 from m2fedsa.data.readers.series import read_series
-from m2fedsa.data.readers.video import look_at_video, read_video
+from m2fedsa.data.readers.video import Clip, look_at_video, read_video
 from m2fedsa.errors import ConfigError, DataError
 
 OPTIONS: Mapping[str, Mapping[str, type]] = {
@@ -93,7 +93,10 @@ def _video(rows: Rows, name: str, one: Modality, processors: Mapping[str, str]) 
     process = video_processor(processors, name, int(one.options.get("frames", 0)), int(one.options.get("size", 0)))
     column, present, having = _cells(rows, name, one)
     source, part = partial(source_of, rows, column), _part(rows, name, one)
-    read = lambda row, frames: read_video(source(row), frames, *part(row))  # noqa: E731
+
+    def read(row: int, frames: int) -> Clip:
+        return read_video(source(row), frames, *part(row))
+
     return VideoColumn(column, having, read, process, lambda row: look_at_video(source(row))), present
 
 
@@ -150,7 +153,7 @@ def source_in(rows: Rows, cell: Any) -> bytes | str:
     if isinstance(cell, bytes):
         return cell
     if isinstance(cell, str):
-        return os.path.join(rows.root, os.path.expanduser(cell.strip()))  # noqa: PTH111, PTH118
+        return os.path.join(rows.root, os.path.expanduser(cell.strip()))  # noqa: PTH111, PTH118  (why: above)
     raise DataError(f"{cell!r} is neither a path nor the content of a file")
 
 

@@ -77,8 +77,8 @@ def is_empty(cell: Cell) -> bool:
 def number(cell: Cell) -> float:
     """A cell as a number. Errors: DataError for one that is none, NaN, or infinite."""
     try:
-        value = float(cell)  # type: ignore[arg-type]
-    except (TypeError, ValueError) as error:
+        value = float("" if cell is None else cell)
+    except ValueError as error:
         raise DataError(f"{cell!r} is not a number") from error
     if not math.isfinite(value):
         raise DataError(f"{cell!r} is not a finite number; leave the cell empty if nothing was measured")

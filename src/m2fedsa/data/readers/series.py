@@ -54,12 +54,11 @@ def _array(source: Source | str | Sequence[object]) -> tuple[str, np.ndarray]:
 
 
 def _stored(source: Source) -> np.ndarray:
+    if isinstance(source, Path) and source.suffix.lower() == ".json":
+        return np.asarray(json.loads(source.read_text(encoding="utf-8")))
+    if isinstance(source, Path) and source.suffix.lower() in (".csv", ".tsv", ".txt"):
+        return _table(source.read_text(encoding="utf-8-sig"))
     file = io.BytesIO(source) if isinstance(source, bytes) else source
-    suffix = source.suffix.lower() if isinstance(source, Path) else ""
-    if suffix == ".json":
-        return np.asarray(json.loads(Path(source).read_text(encoding="utf-8")))  # type: ignore[arg-type]
-    if suffix in (".csv", ".tsv", ".txt"):
-        return _table(Path(source).read_text(encoding="utf-8-sig"))  # type: ignore[arg-type]
     loaded = np.load(file, allow_pickle=False)
     if isinstance(loaded, np.ndarray):
         return loaded
