@@ -29,6 +29,7 @@ from m2fedsa.data.samples import FederatedData
 from m2fedsa.data.synthetic import CHARACTERS, IMAGE_SHAPE, VOCABULARY, synthetic
 from m2fedsa.fed_server import uniform_sampler
 from m2fedsa.messages import ClientInfo, Traffic, TrainResult
+from m2fedsa.reporting.progress import Silent
 from m2fedsa.reporting.run_directory import RunDirectory
 from m2fedsa.training import Training
 
@@ -70,13 +71,6 @@ def data(clients: int) -> FederatedData:
     return synthetic(clients=clients, samples_per_client=SAMPLES, seed=0)
 
 
-class Quiet:
-    """Progress that nobody looks at."""
-
-    def __getattr__(self, name: str) -> Callable[..., None]:
-        return lambda *_args, **_kwargs: None
-
-
 def in_rotation(round_number: int, eligible: Sequence[ClientInfo], number: int | None, generator: torch.Generator) -> Sequence[str]:
     """The next 20 of the first 100 clients, after a uniform draw out of all.
 
@@ -93,7 +87,7 @@ def training(held: FederatedData, clients: int, folder: Path, warm_start: bool =
     """A federation before its first round, with its run directory."""
     config = settings(clients).override([f"federation.warm_start={str(warm_start).lower()}"])
     directory = RunDirectory.create(config, folder / f"run-{clients}")
-    made = Training(assemble(config, Extensions(held, encoders(), sampler=in_rotation)), Quiet(), directory)
+    made = Training(assemble(config, Extensions(held, encoders(), sampler=in_rotation)), Silent(), directory)
     made.begin()
     return made
 
@@ -101,7 +95,7 @@ def training(held: FederatedData, clients: int, folder: Path, warm_start: bool =
 def fill_the_books(training: Training) -> None:
     """As after a long run: every client has taken part once."""
     names = [client.name for client in training.parties.fed_server.clients.values() if client.train]
-    training.accounts.book([TrainResult(name, {}, {}, {"fused": (1.0, SAMPLES)}, 1, Traffic(9_000, 8_000)) for name in names])
+    training.keeping.accounts.book([TrainResult(name, {}, {}, {"fused": (1.0, SAMPLES)}, 1, Traffic(9_000, 8_000)) for name in names])
 
 
 # --- time ---------------------------------------------------------------------------------------------------------------------------
@@ -110,7 +104,7 @@ PARTS = {
     "plan the round and draw its clients": lambda made: (made.parties.fed_server, "begin_round"),
     "find who validates": lambda made: (made.parties.fed_server, "evaluation"),
     "write the round down": lambda made: (made, "_book"),
-    "checkpoint": lambda made: (made, "_checkpoint"),
+    "checkpoint": lambda made: (made.keeping, "write"),
 }
 """Where a round could touch clients that are not in it."""
 

@@ -5,12 +5,31 @@ In a split run activations travel to the main server, and the clients' tensors t
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from torch import Tensor
 
 from m2fedsa.blueprint import FUSION, Blueprint, server_parts
 from m2fedsa.messages import ClientInfo, Traffic, TrainResult, TrainTask
 from m2fedsa.state import by_prefix, nbytes, of_modalities
+
+
+@dataclass(frozen=True)
+class RoundCosts:
+    """client -> bytes of one round."""
+
+    link: Mapping[str, Traffic]
+    """of steps, with the main server"""
+    tensors: Mapping[str, Traffic]
+    """of trained tensors, with the fed server; in a run that is not split those of the main server too"""
+    teaching: Sequence[Traffic]
+    """of passes that made teachers"""
+    split: bool
+
+    @property
+    def sent(self) -> Mapping[str, Traffic]:
+        """What a client's account is charged with."""
+        return self.link if self.split else self.tensors
 
 
 class Costs:
@@ -21,6 +40,16 @@ class Costs:
         self._rules, self._clients = blueprint.config.averaging, clients
         self._split = blueprint.config.federation.split
         self._server: Mapping[str, Tensor] = {} if self._split else server_parts(blueprint).tensors
+
+    def of_round(self, tasks: Sequence[TrainTask], results: Sequence[TrainResult]) -> RoundCosts:
+        """Of the clients that finished."""
+        given = {task.client: task for task in tasks}
+        return RoundCosts(
+            {result.client: self.of_link(result.traffic) for result in results},
+            {result.client: self.of_tensors(given[result.client], result) for result in results},
+            [self.of_link(result.teaching) for result in results],
+            self._split,
+        )
 
     def of_link(self, traffic: Traffic) -> Traffic:
         """What of the traffic with the main server leaves the client."""

@@ -10,11 +10,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from m2fedsa.costs import RoundCosts, visits_of
 from m2fedsa.data.samples import FederatedData, Kind, Samples, labelled
-from m2fedsa.messages import ClientInfo, EvaluateResult, Failure, Traffic, TrainResult
+from m2fedsa.fed_server.server import mean_losses
+from m2fedsa.messages import ClientInfo, EvaluateResult, Failure, RoundPlan, Traffic, TrainResult
 from m2fedsa.metrics import ClassTally, Tally, merged, tally_of
 from m2fedsa.parties import Company
-from m2fedsa.reporting.records import Bytes, ClientRecord, Facts, FailureRecord, Metrics, ResultRecord, WarmStartRecord
+from m2fedsa.reporting.records import Bytes, ClientRecord, Facts, FailureRecord, Metrics, ResultRecord, RoundRecord, WarmStartRecord
 
 ACCOUNTS = "accounts/"
 """First part of their names in a checkpoint."""
@@ -172,3 +174,33 @@ def versions() -> dict[str, str]:
     """What the figures were made with."""
     packages = {name: version(name) for name in ("m2fedsa", "torch", "transformers", "numpy")}
     return {"python": platform.python_version(), **packages, "machine": platform.machine(), "threads": str(torch.get_num_threads())}
+
+
+def round_record(
+    plan: RoundPlan,
+    results: Sequence[TrainResult],
+    failures: Sequence[Failure],
+    evaluated: Evaluated | None,
+    cost: RoundCosts,
+    modalities: Sequence[str],
+    seconds: float,
+) -> RoundRecord:
+    """A line of `rounds.jsonl`. evaluated: on validation samples, None in a round that is not validated."""
+    record: RoundRecord = {
+        "round": plan.number,
+        "phase": plan.phase,
+        "clients": sorted(result.client for result in results),
+        "loss": reported_losses(mean_losses(results), modalities),
+        "bytes": bytes_of(*cost.link.values()),
+        "tensors": bytes_of(*cost.tensors.values()),
+        "visits": visits_of(results, modalities),
+        "seconds": round(seconds, 3),
+        "metrics": None if evaluated is None else evaluated.metrics,
+    }
+    taught = bytes_of(*cost.teaching)
+    if taught["up"] or taught["down"]:
+        record["teaching"] = taught
+    failures = [*failures, *(evaluated.failures if evaluated else ())]
+    if failures:
+        record["failures"] = failure_records(failures)
+    return record

@@ -20,7 +20,7 @@ from m2fedsa.errors import ConfigError, RunDirectoryError, WeightsError
 from m2fedsa.fed_server.server import State
 from m2fedsa.figures import Accounts
 from m2fedsa.ledger import Measured
-from m2fedsa.main_server.server import State as ServerState
+from m2fedsa.main_server.state import State as ServerState
 from m2fedsa.models.architectures import architecture
 from m2fedsa.models.cut import specify, whole
 from m2fedsa.models.encoders import load

@@ -9,36 +9,33 @@ for each round:
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from m2fedsa.asking import Asking, no_warm_start, too_few
 from m2fedsa.assembly import Extensions, assemble, cpu_threads
 from m2fedsa.averaging import Average, weighted_mean
-from m2fedsa.checkpoint import LocalFiles, Manifest
+from m2fedsa.checkpoint import Manifest
 from m2fedsa.config import Config
-from m2fedsa.costs import Costs, visits_of
+from m2fedsa.costs import Costs
 from m2fedsa.data.samples import FederatedData
 from m2fedsa.errors import Interrupted, ProtocolError, RoundLostError, RunDirectoryError, RunError, StorageError
 from m2fedsa.fed_server import Sampler, uniform_sampler
-from m2fedsa.fed_server.server import State, mean_losses
 from m2fedsa.fed_server.warm import WarmStart, warm_start
-from m2fedsa.figures import Accounts, Evaluated, bytes_of, failure_records, reported_losses, result_record
+from m2fedsa.figures import Evaluated, bytes_of, failure_records, result_record, round_record
+from m2fedsa.keeping import Keeping
 from m2fedsa.losses import Loss, step_loss
 from m2fedsa.messages import Failure, TrainResult, TrainTask
 from m2fedsa.parties import Company
 from m2fedsa.reporting.program import word
-from m2fedsa.reporting.progress import Progress
+from m2fedsa.reporting.progress import Progress, Silent
 from m2fedsa.reporting.records import Metrics, RoundRecord, WarmStartRecord
 from m2fedsa.reporting.run_directory import RunDirectory, read_warm_start
 from m2fedsa.reporting.trackers import Tracker, Tracking
 from m2fedsa.reporting.units import plural
 from m2fedsa.result import Result
-from m2fedsa.state import digest, fingerprints
-from m2fedsa.stopping import best_round, metric_of, out_of_patience
-from m2fedsa.storage import Store
+from m2fedsa.stopping import metric_of, out_of_patience
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -71,7 +68,7 @@ def run(
     directory = None
     if out is not None:
         directory = RunDirectory.resume(out, config) if resume else RunDirectory.create(config, out)
-    tracking = Tracking(config, directory, trackers, progress or _Silent())
+    tracking = Tracking(config, directory, trackers, progress or Silent())
     try:
         return run_in(directory, config, extensions, tracking, resume)
     finally:
@@ -113,12 +110,9 @@ class Training:
         self.config = parties.blueprint.config
         self.asking = Asking(parties, progress)
         self.history: list[RoundRecord] = []
-        self.accounts = Accounts(parties.fed_server.clients)
-        self.locals = LocalFiles(parties.fed_server.clients)
+        self.keeping = Keeping(parties, None if directory is None else directory.checkpoint)
         self.costs = Costs(parties.blueprint, parties.fed_server.clients)
         self.warm: WarmStartRecord | None = None
-        self.best: Manifest | None = None
-        self._scratch: TemporaryDirectory[str] | None = None
 
     def through(self, resume: bool) -> Result:
         """From the beginning, or from the checkpoint, to the end."""
@@ -142,14 +136,11 @@ class Training:
         facts = self.parties.facts()
         if self.directory is not None:
             self.directory.begin(facts)
-        elif self.config.evaluation.keep_best:
-            self._scratch = TemporaryDirectory(prefix="m2fedsa-")
-        if self._checkpoints is not None:
-            self.parties.keep_in(self._checkpoints)
+        self.keeping.open()
         self.progress.started(facts)
         if self.config.federation.warm_start:
             self._warm_start()
-        self._checkpoint(None)
+        self.keeping.write(self.history, self._start, None)
 
     def _warm_start(self) -> None:
         began = time.monotonic()
@@ -199,31 +190,12 @@ class Training:
             self.begin()
             return
         self.directory.compare(self.parties.facts())
-        self.parties.keep_in(self.directory.checkpoint)
-        self._take(manifest, self.accounts, self.locals)
-        self.best = None if manifest.best is None else manifest.chosen
-        self._store().keep(manifest.round, None if self.best is None else self.best.round)
+        self.keeping.restore(manifest)
         self.history = self.directory.cut_back(manifest.round)
         self.warm = read_warm_start(self.directory.path)
         if self.warm is None and self.config.federation.warm_start:
             raise RunDirectoryError(f"{self.directory.path}: warm_start.json is missing. Restore it from a copy, or begin a new run.")
         self.progress.started(self.parties.facts(), manifest.round)
-
-    def _take(self, manifest: Manifest, accounts: Accounts, locals_: LocalFiles) -> None:
-        """Put a checkpoint in force with every party."""
-        flat = locals_.restore(accounts.restore(self._store().read(manifest.round, manifest.fed_server)))
-        self.parties.fed_server.restore(State.from_filed(manifest.round, flat, manifest.state["fed_server"]))
-        self.parties.coordination.restore(manifest.round, manifest.main_server)
-        self.parties.federation.restore(locals_.plain())
-        self._check_digest(manifest)
-
-    def _check_digest(self, manifest: Manifest) -> None:
-        found = self.digest()
-        if found != manifest.digest:
-            raise RunDirectoryError(
-                f"{self._checkpoints}: the tensors have the digest {found[:16]}…, but the manifest names "
-                f"{manifest.digest[:16]}…. Files of several checkpoints were mixed; restore them from one copy."
-            )
 
     # --- a round --------------------------------------------------------------------------------------------------------------------
 
@@ -244,7 +216,7 @@ class Training:
         """The four steps at the head of this file. `RoundLostError` if too few clients finish; nothing counts then."""
         began = time.monotonic()
         server, coordination = self.parties.fed_server, self.parties.coordination
-        plan, tasks = server.begin_round(self.parties.federation.present(), None if self.best is None else self.best.round)
+        plan, tasks = server.begin_round(self.parties.federation.present(), self.keeping.best_number)
         coordination.begin(plan)
         answers = self.asking.relay(tasks) if self.config.federation.client_update == "relay" else self.asking.ask(tasks, "training")
         results = [answer for answer in answers if isinstance(answer, TrainResult)]
@@ -256,7 +228,7 @@ class Training:
         server.end_round(plan, results)
         evaluated = self.asking.evaluate("validation") if self._is_due(plan.number) else None
         self._book(tasks, results, failures, evaluated, time.monotonic() - began)
-        self._checkpoint(averaged.file, averaged.prints)
+        self.keeping.write(self.history, self._start, averaged.file, averaged.prints)
         coordination.commit(plan.number)
         self.parties.federation.commit(plan.number, [result.client for result in results])
         self.progress.round_done(self.history[-1])
@@ -281,78 +253,31 @@ class Training:
         evaluated: Evaluated | None,
         seconds: float,
     ) -> None:
-        plan, given = tasks[0].plan, {task.client: task for task in tasks}
-        link = {result.client: self.costs.of_link(result.traffic) for result in results}
-        tensors = {result.client: self.costs.of_tensors(given[result.client], result) for result in results}
-        record: RoundRecord = {
-            "round": plan.number,
-            "phase": plan.phase,
-            "clients": sorted(result.client for result in results),
-            "loss": reported_losses(mean_losses(results), self.parties.blueprint.modalities),
-            "bytes": bytes_of(*link.values()),
-            "tensors": bytes_of(*tensors.values()),
-            "visits": visits_of(results, self.parties.blueprint.modalities),
-            "seconds": round(seconds, 3),
-            "metrics": None if evaluated is None else evaluated.metrics,
-        }
-        taught = bytes_of(*(self.costs.of_link(result.teaching) for result in results))
-        if taught["up"] or taught["down"]:
-            record["teaching"] = taught
-        failures = [*failures, *(evaluated.failures if evaluated else ())]
-        if failures:
-            record["failures"] = failure_records(failures)
+        cost = self.costs.of_round(tasks, results)
+        record = round_record(tasks[0].plan, results, failures, evaluated, cost, self.parties.blueprint.modalities, seconds)
         self.history.append(record)
-        sent = link if self.config.federation.split else tensors
-        self.accounts.book([replace(result, traffic=sent[result.client]) for result in results])
+        self.keeping.accounts.book([replace(result, traffic=cost.sent[result.client]) for result in results])
         for result in results:
             if result.local is not None:
-                self.locals.note(result.client, plan.number, result.local)
+                self.keeping.locals.note(result.client, record["round"], result.local)
         if self.directory is not None:
             self.directory.append(record)
 
-    # --- what survives --------------------------------------------------------------------------------------------------------------
-
-    def _checkpoint(self, main_server: str | None, prints: Mapping[str, list[object]] | None = None) -> None:
-        """Write the fed server's part and the manifest that puts the round in force."""
-        directory = self._checkpoints
-        if directory is None:
-            return
-        state = self.parties.fed_server.state
-        file = self._store().write(state.round, {**state.filed(), **self.accounts.filed(), **self.locals.filed()})
-        manifest = Manifest(state.round, file, main_server, self.digest(prints), {"fed_server": state.facts()})
-        if self.config.evaluation.keep_best and best_round(self.history, metric_of(self.config), self._start) == state.round:
-            self.best = manifest
-        replace(manifest, best=None if self.best is None else asdict(self.best)).write(directory)
-        self._store().keep(state.round, None if self.best is None else self.best.round)
-
-    def _store(self) -> Store:
-        assert self._checkpoints is not None
-        return Store(self._checkpoints / "fed_server")
-
-    @property
-    def _checkpoints(self) -> Path | None:
-        """Where checkpoints are kept; None where nothing is kept."""
-        if self.directory is not None:
-            return self.directory.checkpoint
-        return None if self._scratch is None else Path(self._scratch.name)
-
-    def digest(self, prints: Mapping[str, list[object]] | None = None) -> str:
-        """SHA-256 over every global trainable tensor; `prints`: of the main server's, where they are not yet in force."""
-        return digest({**fingerprints(self.parties.fed_server.state.tensors), **(prints or self.parties.coordination.fingerprints())})
+    # --- the end --------------------------------------------------------------------------------------------------------------------------
 
     def finish(self) -> Result:
         """Evaluate on the test samples, the best round where that is kept, and write the result."""
         began = time.monotonic()
-        if self.best is not None and self.best.round != self.round:
-            clients = self.parties.fed_server.clients
-            self._take(self.best, Accounts(clients), LocalFiles(clients))
+        self.keeping.settle()
         validation, test = self.asking.evaluate("validation"), self.asking.evaluate("test")
         seconds = (
             sum(record["seconds"] for record in self.history) + (self.warm["seconds"] if self.warm else 0.0) + time.monotonic() - began
         )
-        record = result_record(self.parties, self.accounts, validation, test, self.warm, self.digest(), len(self.history), seconds)
-        if self.best is not None:
-            record["best_round"] = self.best.round
+        record = result_record(
+            self.parties, self.keeping.accounts, validation, test, self.warm, self.keeping.digest(), len(self.history), seconds
+        )
+        if self.keeping.best is not None:
+            record["best_round"] = self.keeping.best.round
         if self.directory is not None:
             self.directory.finish(record)
         self.progress.finished(record, None if self.directory is None else self.directory.path)
@@ -364,8 +289,7 @@ class Training:
 
     def close(self) -> None:
         """Forget the checkpoints of a run without a directory."""
-        if self._scratch is not None:
-            self._scratch.cleanup()
+        self.keeping.close()
 
     def what_is_kept(self) -> str:
         """How far the run has come and how to go on, for the person whose run has stopped."""
@@ -378,10 +302,3 @@ class Training:
         if manifest is None:
             return f"before its first checkpoint, and will begin again. {how}"
         return f"after round {manifest.round} of {self.config.federation.rounds}, which is kept. {how}"
-
-
-class _Silent:
-    """Progress that nobody looks at."""
-
-    def __getattr__(self, name: str) -> Any:
-        return lambda *_args, **_kwargs: None

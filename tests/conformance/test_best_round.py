@@ -8,7 +8,8 @@ from tests import worlds
 from tests.conformance import over_flower, over_grpc
 
 import m2fedsa
-from m2fedsa.training import Training, _Silent
+from m2fedsa.reporting.progress import Silent
+from m2fedsa.training import Training
 
 
 def settings(rate):
@@ -41,7 +42,7 @@ def test_the_best_round(kind, rate, tmp_path):
             federation = over_grpc.federation(who, links)
         else:
             federation = stack.enter_context(over_flower.federation(who, links, tmp_path))
-        training = Training(replace(who, federation=federation, coordination=coordination), _Silent(), None)
+        training = Training(replace(who, federation=federation, coordination=coordination), Silent(), None)
         try:
             found = training.through(False)
         finally:

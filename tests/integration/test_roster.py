@@ -13,7 +13,8 @@ from tests.conformance.test_ports import PERSONAL, answers, signature
 from m2fedsa.federation import doorstep
 from m2fedsa.federation.in_process import InProcessFederation
 from m2fedsa.messages import Failure, TrainResult
-from m2fedsa.training import Training, _Silent
+from m2fedsa.reporting.progress import Silent
+from m2fedsa.training import Training
 
 AWAY = {1: {"bob"}, 2: set(), 3: {"cyd", "tst"}, 4: {"ann", "cyd"}}
 """Who is not there in a round: one comes late, one leaves, one of those who stay leaves for a round; and who tests may be gone too."""
@@ -35,7 +36,7 @@ class Apart:
         pass
 
 
-class Round(_Silent):
+class Round(Silent):
     """Tells that the next round is about to begin."""
 
     def __init__(self, begin):

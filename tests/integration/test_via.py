@@ -27,7 +27,8 @@ from m2fedsa.deploy.programs import FedServerProgram, MainServerProgram, read_pr
 from m2fedsa.deploy.registry import Registry
 from m2fedsa.deploy.revoke import revoke
 from m2fedsa.identity import Token, read_key
-from m2fedsa.training import Training, _Silent
+from m2fedsa.reporting.progress import Silent
+from m2fedsa.training import Training
 
 TABLES = {
     "name": "mine",
@@ -78,7 +79,7 @@ def world(tmp_path_factory):
     company = Apart(directory)
     company.coordination = Lasting(company.coordination, directory / "main-server" / "state")
     with cpu_threads(1):
-        Training(company, _Silent(), None).through(resume=False)
+        Training(company, Silent(), None).through(resume=False)
     hand_over(directory, company.fed_server)
 
     fresh = write_samples(root / "new", range(30, 37), "new.csv", **{"0_photo": "", "2_title": "", "5_photo": ""})

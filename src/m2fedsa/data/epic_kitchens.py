@@ -22,8 +22,8 @@ from m2fedsa.data.columns.media import AudioColumn, VideoColumn
 from m2fedsa.data.csv_rows import classes_of, read_rows
 from m2fedsa.data.epic_frames import Frames, Segment
 from m2fedsa.data.layout import complain, inventory, require, surplus_note
-from m2fedsa.data.processors.audio import audio_processor
-from m2fedsa.data.processors.video import video_processor
+from m2fedsa.data.processors.audio import AudioProcessor, audio_processor
+from m2fedsa.data.processors.video import VideoProcessor, video_processor
 from m2fedsa.data.readers.audio import audio_seconds as length_of_sound
 from m2fedsa.data.readers.audio import read_audio
 from m2fedsa.data.readers.video import look_at_video, read_video
@@ -32,6 +32,7 @@ from m2fedsa.data.spread import Table, spread
 from m2fedsa.errors import ConfigError, DataError
 from m2fedsa.seeding import derive
 
+Rows = Sequence[Mapping[str, str]]
 VERBS = 97
 TABLES = ("EPIC_100_train.csv", "EPIC_100_validation.csv", "EPIC_100_verb_classes.csv")
 COLUMNS = ("narration_id", "participant_id", "video_id", "start_timestamp", "stop_timestamp", "start_frame", "stop_frame", "verb_class")
@@ -78,28 +79,12 @@ def epic_kitchens(
     named = {"train": TABLES[0], "test": TABLES[1]}
     rows = [{**row, "split": split} for split, name in named.items() for row in read_rows(tables / name, COLUMNS)]
     rows, notes = _there(place, rows, frames_from, incomplete=incomplete)
-    films = [place / _video(row["video_id"]) for row in rows]
     segments, faults = _segments(rows)
-    stills = Frames(place)
+    seen = video_processor(processors, "visual", frames, image_size)
+    heard = audio_processor(processors, "audio", audio_seconds)
     columns: dict[str, Column] = {
-        "visual": VideoColumn(
-            "visual",
-            range(len(rows)),
-            (lambda row, count: read_video(films[row], count, segments[row].begin, segments[row].end))
-            if frames_from == "videos"
-            else (lambda row, count: stills.clip(rows[row]["video_id"], segments[row], count)),
-            video_processor(processors, "visual", frames, image_size),
-            head=(lambda row: _within(segments[row], _length(films[row]), "video"))
-            if frames_from == "videos"
-            else (lambda row: stills.seconds(rows[row]["video_id"], segments[row])),
-        ),
-        "audio": AudioColumn(
-            "audio",
-            range(len(rows)),
-            lambda row, seconds: read_audio(films[row], seconds, segments[row].begin, segments[row].end),
-            audio_processor(processors, "audio", audio_seconds),
-            head=lambda row: _within(segments[row], _sound(films[row]), "sound"),
-        ),
+        "visual": (_filmed if frames_from == "videos" else _stills)(place, rows, segments, seen),
+        "audio": _recorded(place, rows, segments, heard),
     }
     labels, wrong = classes_of(rows, "verb_class", VERBS)
     notes += look_at(columns.values(), str(tables), [row["narration_id"] for row in rows], [*wrong, *faults], deep=False)
@@ -113,6 +98,39 @@ def epic_kitchens(
         groups={"participant": [row["participant_id"] for row in rows], "video": [row["video_id"] for row in rows]},
     )
     return spread(table, settings, seed)
+
+
+def _filmed(place: Path, rows: Rows, segments: Sequence[Segment], process: VideoProcessor) -> VideoColumn:
+    films = [place / _video(row["video_id"]) for row in rows]
+    return VideoColumn(
+        "visual",
+        range(len(rows)),
+        lambda row, count: read_video(films[row], count, segments[row].begin, segments[row].end),
+        process,
+        head=lambda row: _within(segments[row], _length(films[row]), "video"),
+    )
+
+
+def _stills(place: Path, rows: Rows, segments: Sequence[Segment], process: VideoProcessor) -> VideoColumn:
+    stills = Frames(place)
+    return VideoColumn(
+        "visual",
+        range(len(rows)),
+        lambda row, count: stills.clip(rows[row]["video_id"], segments[row], count),
+        process,
+        head=lambda row: stills.seconds(rows[row]["video_id"], segments[row]),
+    )
+
+
+def _recorded(place: Path, rows: Rows, segments: Sequence[Segment], process: AudioProcessor) -> AudioColumn:
+    films = [place / _video(row["video_id"]) for row in rows]
+    return AudioColumn(
+        "audio",
+        range(len(rows)),
+        lambda row, seconds: read_audio(films[row], seconds, segments[row].begin, segments[row].end),
+        process,
+        head=lambda row: _within(segments[row], _sound(films[row]), "sound"),
+    )
 
 
 def _there(place: Path, rows: list[dict[str, str]], frames_from: str, *, incomplete: bool) -> tuple[list[dict[str, str]], tuple[str, ...]]:

@@ -59,18 +59,12 @@ def hateful_memes(
 
     Errors: ConfigError when a setting is out of range, DataError when files are missing or a row cannot be used.
     """
-    parts: dict[Split, str] = {"train": "train", "validation": validation, "test": test}
-    for split, part in parts.items():
-        if part not in PARTS[split]:
-            raise ConfigError(f'{split} is "{part}"; it is one of {", ".join(PARTS[split])}')
-    if validation == test:
-        raise ConfigError(f'test is "{test}", and so is validation; take different files')
-    place = Path(folder).expanduser()
+    parts, place = _parts(validation, test), Path(folder).expanduser()
     require(place, [*(f"{part}.jsonl" for part in parts.values()), "img"], WHERE)
     lines = {split: _read(place / f"{part}.jsonl") for split, part in parts.items()}
-    tested = {row["id"] for row in lines["test"]}
-    twice = [row for row in lines["validation"] if row["id"] in tested]  # dev_seen and dev_unseen share memes
-    lines["validation"] = [row for row in lines["validation"] if row["id"] not in tested]
+    tested, before = {row["id"] for row in lines["test"]}, len(lines["validation"])
+    lines["validation"] = [row for row in lines["validation"] if row["id"] not in tested]  # dev_seen and dev_unseen share memes
+    twice = before - len(lines["validation"])
     rows = [line for its in lines.values() for line in its]
     splits: list[Split] = [split for split, its in lines.items() for _ in its]
     others = [line for path in sorted(place.glob("*.jsonl")) if path.stem not in parts.values() for line in _read(path)]
@@ -79,15 +73,11 @@ def hateful_memes(
     if not incomplete:
         complain(place, found._replace(missing=tuple(sorted(missing))), f"{WHERE} To do without them, set data.options.incomplete = true.")
     pictured = [number for number, row in enumerate(rows) if row["img"] not in missing]
+    paths = [place / row["img"] for row in rows]
+    seen, read = image_processor(processors, "image", image_size), text_processor(processors, "text", text_tokens)
     columns: dict[str, Column] = {
-        "image": ImageColumn(
-            "img",
-            pictured,
-            lambda row: read_image(place / rows[row]["img"]),
-            image_processor(processors, "image", image_size),
-            lambda row: look_at_image(place / rows[row]["img"]),
-        ),
-        "text": TextColumn("text", range(len(rows)), lambda row: rows[row]["text"], text_processor(processors, "text", text_tokens)),
+        "image": ImageColumn("img", pictured, lambda row: read_image(paths[row]), seen, lambda row: look_at_image(paths[row])),
+        "text": TextColumn("text", range(len(rows)), lambda row: rows[row]["text"], read),
     }
     labels, faults = _labels(rows)
     told = [f"{parts[split]} {row['id']}" for split, row in zip(splits, rows, strict=True)]
@@ -98,10 +88,21 @@ def hateful_memes(
         labels,
         splits,
         ["evaluation"] * len(rows),
-        (*surplus_note(found), *_told(len(rows) - len(pictured), len(twice)), *notes),
+        (*surplus_note(found), *_told(len(rows) - len(pictured), twice), *notes),
         presence=torch.tensor([[row["img"] not in missing, True] for row in rows]),
     )
     return spread(table, settings, seed)
+
+
+def _parts(validation: str, test: str) -> dict[Split, str]:
+    """Which file each split comes from. `ConfigError` for one that there is not, or for the same twice."""
+    parts: dict[Split, str] = {"train": "train", "validation": validation, "test": test}
+    for split, part in parts.items():
+        if part not in PARTS[split]:
+            raise ConfigError(f'{split} is "{part}"; it is one of {", ".join(PARTS[split])}')
+    if validation == test:
+        raise ConfigError(f'test is "{test}", and so is validation; take different files')
+    return parts
 
 
 def _read(path: Path) -> list[dict[str, Any]]:

@@ -90,31 +90,19 @@ def meld(
     rows = [{**row, "split": split} for split in PARTS for row in read_rows(place / tables[split], COLUMNS)]
     splits: list[Split] = [split for split in PARTS for row in rows if row["split"] == split]
     videos = [f"{homes[split]}/dia{row['Dialogue_ID']}_utt{row['Utterance_ID']}.mp4" for split, row in zip(splits, rows, strict=True)]
-    lacking = {name for name in videos if name.partition("/")[2] in LACKING or name in LACKING}
-    found = inventory(place, [name for name in videos if name not in lacking], list(homes.values()), _is_spare)
-    found = found._replace(surplus=tuple(name for name in found.surplus if name not in lacking))
-    if not incomplete:
-        complain(place, found, f"{WHERE} To do without them, set data.options.incomplete = true.")
-    gone = lacking | set(found.missing)
+    gone, surplus = _missing(place, videos, list(homes.values()), incomplete=incomplete)
     filmed = [number for number, name in enumerate(videos) if name not in gone]
+    paths = [place / name for name in videos]
+    heard, seen = audio_processor(processors, "audio", audio_seconds), video_processor(processors, "visual", frames, image_size)
+    read = text_processor(processors, "text", text_tokens)
     columns: dict[str, Column] = {
         "audio": AudioColumn(
-            "audio",
-            filmed,
-            lambda row, seconds: read_audio(place / videos[row], seconds),
-            audio_processor(processors, "audio", audio_seconds),
-            head=lambda row: length_of_sound(place / videos[row]),
+            "audio", filmed, lambda row, seconds: read_audio(paths[row], seconds), heard, head=lambda row: length_of_sound(paths[row])
         ),
         "visual": VideoColumn(
-            "visual",
-            filmed,
-            lambda row, count: read_video(place / videos[row], count),
-            video_processor(processors, "visual", frames, image_size),
-            head=lambda row: look_at_video(place / videos[row]),
+            "visual", filmed, lambda row, count: read_video(paths[row], count), seen, head=lambda row: look_at_video(paths[row])
         ),
-        "text": TextColumn(
-            "Utterance", range(len(rows)), lambda row: repaired(rows[row]["Utterance"]), text_processor(processors, "text", text_tokens)
-        ),
+        "text": TextColumn("Utterance", range(len(rows)), lambda row: repaired(rows[row]["Utterance"]), read),
     }
     labels, faults = emotions_of(rows)
     notes = look_at(columns.values(), str(place), [_name(row) for row in rows], faults, deep=False)
@@ -124,11 +112,21 @@ def meld(
         torch.tensor(labels),
         splits,
         ["evaluation"] * len(rows),
-        (*surplus_note(found), *_lost(len(gone)), *notes),
+        (*surplus, *_lost(len(gone)), *notes),
         groups={"speaker": [row["Speaker"] for row in rows], "dialogue": [f"{row['split']} {row['Dialogue_ID']}" for row in rows]},
         presence=torch.tensor([[name not in gone, name not in gone, True] for name in videos]),
     )
     return spread(table, settings, seed)
+
+
+def _missing(place: Path, videos: Sequence[str], homes: Sequence[str], *, incomplete: bool) -> tuple[set[str], tuple[str, ...]]:
+    """The videos that are not to be had, and notes of what lies beside the others. `DataError` lists missing ones unless `incomplete`."""
+    lacking = {name for name in videos if name.partition("/")[2] in LACKING or name in LACKING}
+    found = inventory(place, [name for name in videos if name not in lacking], homes, _is_spare)
+    found = found._replace(surplus=tuple(name for name in found.surplus if name not in lacking))
+    if not incomplete:
+        complain(place, found, f"{WHERE} To do without them, set data.options.incomplete = true.")
+    return lacking | set(found.missing), surplus_note(found)
 
 
 def _where(place: Path, name: str, beside: str) -> str:

@@ -1,7 +1,6 @@
 """The main server: global task adapters and fusion, a set of copies per client of the round, and the round's begin, end, commit, abort."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
@@ -13,6 +12,7 @@ from m2fedsa.blueprint import Blueprint, initial_server_tensors, server_parts
 from m2fedsa.errors import ProtocolError
 from m2fedsa.main_server.copies import Copies, Pass, encode, fuse_members
 from m2fedsa.main_server.inspection import fitting, inspect
+from m2fedsa.main_server.state import State
 from m2fedsa.main_server.synchronous import Synchronous
 from m2fedsa.messages import (
     Acceptance,
@@ -28,42 +28,6 @@ from m2fedsa.messages import (
 from m2fedsa.models.cut import Tail
 from m2fedsa.state import fingerprints, snapshot
 from m2fedsa.storage import Store
-
-VELOCITY, LOCAL = "velocity/", "local/"
-"""How tensors that are not global ones are filed in the checkpoint."""
-
-
-@dataclass(frozen=True)
-class State:
-    """Everything that the main server holds between rounds."""
-
-    round: int
-    tensors: Mapping[str, Tensor]
-    velocity: Mapping[str, Tensor] = field(default_factory=dict)
-    local: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
-    """client -> tensors that a rule keeps from averaging"""
-
-    def seen_by(self, client: str) -> dict[str, Tensor]:
-        """The tensors that a client's copies start from."""
-        return {**self.tensors, **self.local.get(client, {})}
-
-    def filed(self) -> dict[str, Tensor]:
-        """As one flat mapping, for the checkpoint."""
-        flat = dict(self.tensors)
-        flat |= {VELOCITY + name: value for name, value in self.velocity.items()}
-        flat |= {f"{LOCAL}{client}/{name}": value for client, tensors in self.local.items() for name, value in tensors.items()}
-        return flat
-
-    @classmethod
-    def from_filed(cls, round_number: int, flat: Mapping[str, Tensor]) -> "State":
-        """The inverse of `filed`."""
-        local: dict[str, dict[str, Tensor]] = {}
-        for name, value in flat.items():
-            if name.startswith(LOCAL):
-                client, _, tensor = name.removeprefix(LOCAL).rpartition("/")
-                local.setdefault(client, {})[tensor] = value
-        velocity = {name.removeprefix(VELOCITY): value for name, value in flat.items() if name.startswith(VELOCITY)}
-        return cls(round_number, {name: value for name, value in flat.items() if not name.startswith((VELOCITY, LOCAL))}, velocity, local)
 
 
 class MainServer:

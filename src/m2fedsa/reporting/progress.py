@@ -9,7 +9,7 @@ import sys
 from collections import deque
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TextIO
 
 from m2fedsa.config import Config
 from m2fedsa.reporting.program import program, word
@@ -268,3 +268,10 @@ def view(config: Config, stream: TextIO | None = None) -> Lines:
     """A live view on a terminal, plain lines elsewhere. `close` it when the run has ended, however that came."""
     stream = stream or sys.stdout
     return Live(config, stream) if stream.isatty() and os.environ.get("TERM") != "dumb" else Lines(config, stream)
+
+
+class Silent:
+    """Progress that nobody looks at."""
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *_args, **_kwargs: None

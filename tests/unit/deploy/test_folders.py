@@ -25,7 +25,8 @@ from m2fedsa.deploy.trunk import main_server_of
 from m2fedsa.errors import ConfigError, DataError, RunDirectoryError, WeightsError
 from m2fedsa.fed_server import FedServer
 from m2fedsa.federation.in_process import InProcessFederation
-from m2fedsa.training import Training, _Silent, run
+from m2fedsa.reporting.progress import Silent
+from m2fedsa.training import Training, run
 
 ADDRESSES = Addresses.of("localhost:19092", "localhost:19443")
 
@@ -75,7 +76,7 @@ class Apart:
 def test_parties_from_their_folders_are_the_run_in_one_process(settings, deployment):
     together = run(settings)
     with cpu_threads(settings.compute.threads):
-        apart = Training(Apart(deployment), _Silent(), None).through(resume=False)
+        apart = Training(Apart(deployment), Silent(), None).through(resume=False)
     assert apart.digest == together.digest
     assert apart.metrics == together.metrics
     assert apart.ledger == together.ledger
