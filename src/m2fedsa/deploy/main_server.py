@@ -5,7 +5,6 @@ Told to stop, it begins no new round, lets the one that is open commit or abort,
 
 import logging
 import signal
-import threading
 import time
 import traceback
 from pathlib import Path
@@ -28,7 +27,7 @@ from m2fedsa.links.worker import Window, Worker
 from m2fedsa.main_server.window import backward_together, forward_together
 
 _LOOK = 0.2
-"""Seconds between two looks at a round that has to end before the server may."""
+"""Seconds between two looks at whether it is told to stop, or at a round that has to end before."""
 
 
 class MainServerService:
@@ -56,7 +55,6 @@ class MainServerService:
         self.link = LinkServer(server, self._worker, Gate(self.program.run, fed, revoked), _limits(self.program), self.meters)
         self.link.describe = self.coordination.describe
         self._told_to_stop = 0
-        self._stop = threading.Event()
 
     def serve(self) -> None:
         """Until told to stop. `LinkError` if an address cannot be had."""
@@ -67,7 +65,9 @@ class MainServerService:
         self.coordination.start(f"{self.program.listen}:{self.program.coordination}", self._identity)
         self.link.start(f"{self.program.listen}:{self.program.port}", self._identity)
         self.journal.note("ready", after=self.host.rounds[0], port=self.program.port)
-        self._stop.wait()
+        # Looked at again and again: a signal that another thread has taken does not wake this one, and an event's lock may be held here.
+        while not self._told_to_stop:
+            time.sleep(_LOOK)
         self._drain()
         self.link.stop(1.0)
         self.coordination.stop(1.0)
@@ -98,7 +98,6 @@ class MainServerService:
 
     def _signalled(self, *_: object) -> None:
         self._told_to_stop += 1
-        self._stop.set()
 
     def _drain(self) -> None:
         """No new round; the open one has so many seconds to come to its end."""

@@ -25,6 +25,8 @@ from m2fedsa.messages import EvaluateTask, JudgeTask, KeepResult, KeepTask, Resu
 
 _HANDED_IN = 30.0
 """Seconds that a ClientApp may take to hand in a task."""
+_LOOK_UP = 1.0
+"""Seconds for which nothing but a task is waited for."""
 _OFTEN = 0.5
 """Seconds between two signs of life."""
 
@@ -74,8 +76,13 @@ class Resident:
     def serve(self, door: socket.socket) -> None:
         """Do the tasks that come through the door, for ever."""
         self.journal.note("ready", modalities=list(self.client.data.modalities))
+        # A signal that another thread has taken does not wake this one: it looks up now and then.
+        door.settimeout(_LOOK_UP)
         while True:
-            connection, _ = door.accept()
+            try:
+                connection, _ = door.accept()
+            except TimeoutError:
+                continue
             with connection:
                 self._serve(connection)
 
