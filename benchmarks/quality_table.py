@@ -1,8 +1,10 @@
 """The tables of docs/results.md, from the rows that `quality.py` keeps."""
 
+import json
 import statistics
 from collections import defaultdict
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from m2fedsa.statistics import estimate
@@ -74,6 +76,7 @@ def render(rows: Sequence[Row]) -> str:
             parts += [f"## {recipe}\n", _table(study, recipe, arms)]
             parts += [_subsets(study, recipe, arms[0])] if recipe != "match" else []
             parts += [checks for checks in [{"digits": _digits, "few_labels": _few_labels, "match": _match}[recipe](study)] if checks]
+            parts += [_warm_starts(recipe)] if recipe != "few_labels" else []
     return "\n".join(parts) + "\n"
 
 
@@ -161,6 +164,23 @@ def _few_labels(study: Study) -> str:
     lines.append(_line("each modality teaching itself, points", "less", shown(alone, True), statistics.fmean(alone) < mean))
     lines.append(_line("transfer over self-teaching, points", "> 0", shown(more, True), statistics.fmean(more) > 0))
     lines.append(_line("transfer, fused, points", "interval above −1", shown(fused, True), fused_mean - fused_half > -0.01))
+    return "\n".join(lines) + "\n"
+
+
+def _warm_starts(recipe: str) -> str:
+    """Other closed forms beside that of the method, from a comparison that was stored."""
+    place = Path(__file__).parent / "results" / f"compare_{recipe}_warm_starts.json"
+    stored = json.loads(place.read_text())
+    fused: dict[str, list[float]] = {}
+    for one in stored["outcomes"]:
+        fused.setdefault(one["arm"], []).append(one["test"]["fused"]["accuracy"])
+    first = stored["arms"][0]
+    seeds = f"seeds {stored['seeds'][0]} to {stored['seeds'][-1]}"
+    lines = [f"Other closed forms, at the rates of the recipe ({seeds}; `benchmarks/results/{place.name}`):", ""]
+    lines += [f"    {stored['command']}", "", f"| method | fused | {first} over it, points |", "| --- | --- | --- |"]
+    for arm, values in fused.items():
+        gain = "–" if arm == first else shown(_difference(fused[first], values), True)
+        lines.append(f"| {arm} | {shown(values)} | {gain} |")
     return "\n".join(lines) + "\n"
 
 

@@ -48,9 +48,17 @@ class GrpcCoordination:
                 self._begin(plan)
                 return
             except RefusedError:
-                if time.monotonic() > until:
+                if time.monotonic() > until or not self._is_leaving():
                     raise
                 time.sleep(_PAUSE)
+
+    def _is_leaving(self) -> bool:
+        """Whether the main server that refused is about to stop, or another has taken its place already."""
+        try:
+            found = self.describe()
+        except LinkError:
+            return True
+        return found.draining or found.process != self._server
 
     def _begin(self, plan: RoundPlan) -> None:
         self._found_again()

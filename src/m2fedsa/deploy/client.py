@@ -1,6 +1,5 @@
 """`m2fedsa client`: the resident client, and the SuperNode beside it that brings the tasks."""
 
-import fcntl
 import os
 import signal
 import socket
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING
 from m2fedsa.deploy.journal import Journal
 from m2fedsa.deploy.keys import CA, SUPERNODE_KEY, check_keys
 from m2fedsa.deploy.places import KEYS, LOG, STATE, socket_of
-from m2fedsa.deploy.processes import QUIET, Child, adopt_orphans, end, is_open, reap
+from m2fedsa.deploy.processes import QUIET, Child, adopt_orphans, end, hold, is_open, reap
 from m2fedsa.deploy.programs import ClientProgram, read_program
 from m2fedsa.errors import Interrupted, RunDirectoryError
 
@@ -34,7 +33,7 @@ class ClientService:
         check_keys(self.folder)
         self.state = self.folder / STATE
         self.state.mkdir(parents=True, exist_ok=True)
-        self._lock = _hold(self.state / "lock", self.program.name)
+        self._lock = hold(self.state, f"client {self.program.name}")
         self.journal = Journal(self.state / LOG, self.program.name, self.program.run)
         self.socket = socket_of(self.folder)
         self.supernode = Child("supernode", self._command(), self.state / "supernode.log", self._environment())
@@ -113,17 +112,6 @@ def _door(place: Path) -> socket.socket:
     place.chmod(0o600)
     door.listen()
     return door
-
-
-def _hold(path: Path, name: str) -> int:
-    """One process per client: two would hold the same key and answer to the same tasks."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(descriptor)
-        raise RunDirectoryError(f"{path}: client {name} runs already on this machine. End that process first.") from error
-    return descriptor
 
 
 def _interrupt(_number: int, _frame: "FrameType | None") -> None:

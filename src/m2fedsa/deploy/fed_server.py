@@ -14,7 +14,7 @@ from m2fedsa.deploy.journal import Journal
 from m2fedsa.deploy.keys import CA, SUPERLINK, check_keys
 from m2fedsa.deploy.lead import OUTCOME
 from m2fedsa.deploy.places import KEYS, LOG, STATE
-from m2fedsa.deploy.processes import QUIET, Child, adopt_orphans, end, is_open
+from m2fedsa.deploy.processes import QUIET, Child, adopt_orphans, end, hold, is_open
 from m2fedsa.deploy.programs import FedServerProgram, read_program
 from m2fedsa.deploy.registry import Registry
 from m2fedsa.durable import write_atomically
@@ -98,7 +98,9 @@ class FedServerService:
         return {**QUIET, "FLWR_HOME": str(self.state / "flower"), "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2", "PATH": path}
 
     def through(self) -> str:
-        """To the end of the run; its digest. `RunError` if it failed or does not get past its crashes."""
+        """To the end of the run; its digest. `RunError` if it failed or does not get past its crashes, `RunDirectoryError` if another
+        process runs on this folder."""
+        lock = hold(self.state, "the fed server")
         adopt_orphans()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _interrupt)
@@ -110,6 +112,7 @@ class FedServerService:
             raise RunError(f"the run was begun {MOST_STARTS} times and crashed each time; {self.state / 'superlink.log'} says how.")
         finally:
             end([self.superlink])
+            os.close(lock)
 
     def _once(self) -> dict[str, str] | None:
         """From a start of the SuperLink to the end of the run; None after a crash of either."""

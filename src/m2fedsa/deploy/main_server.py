@@ -4,6 +4,7 @@ Told to stop, it begins no new round, lets the one that is open commit or abort,
 """
 
 import logging
+import os
 import signal
 import time
 import traceback
@@ -18,6 +19,7 @@ from m2fedsa.deploy.keys import FED_SERVER_KEYS, MAIN_SERVER_KEYS, REVOKED, iden
 from m2fedsa.deploy.lasting import Lasting
 from m2fedsa.deploy.meters import Desk, Meters
 from m2fedsa.deploy.places import KEYS, LOG, STATE
+from m2fedsa.deploy.processes import hold
 from m2fedsa.deploy.programs import MainServerProgram, read_program
 from m2fedsa.deploy.trunk import main_server_of
 from m2fedsa.identity import Revoked, fingerprint, public_key, read_certificate
@@ -57,7 +59,8 @@ class MainServerService:
         self._told_to_stop = 0
 
     def serve(self) -> None:
-        """Until told to stop. `LinkError` if an address cannot be had."""
+        """Until told to stop. `LinkError` if an address cannot be had, `RunDirectoryError` if another process serves from this folder."""
+        lock = hold(self.folder / STATE, "the main server")
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._signalled)
         _into(self.journal)
@@ -75,6 +78,7 @@ class MainServerService:
         if desk is not None:
             desk.close()
         self.journal.note("stopped", after=self.host.rounds[0])
+        os.close(lock)
 
     def health(self) -> dict[str, Any]:
         """What `/health` says."""

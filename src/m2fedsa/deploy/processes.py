@@ -1,6 +1,7 @@
 """Child processes that end with their parent, whatever ends it, and leave nothing behind."""
 
 import ctypes
+import fcntl
 import os
 import signal
 import socket
@@ -11,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from m2fedsa.errors import RunDirectoryError
 
 _PARENT_DEATH, _SUBREAPER = 1, 36
 """prctl's PR_SET_PDEATHSIG and PR_SET_CHILD_SUBREAPER, of Linux."""
@@ -140,3 +143,17 @@ def reap() -> None:
     with suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
+
+
+def hold(state: Path, party: str) -> int:
+    """Let one process of a party run on its folder: two would hold the same key and write the same files. `RunDirectoryError` for the
+    second; the lock goes with the process."""
+    state.mkdir(parents=True, exist_ok=True)
+    path = state / "lock"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise RunDirectoryError(f"{path}: {party} runs already on this machine. End that process first.") from error
+    return descriptor

@@ -1,6 +1,7 @@
 """What `m2fedsa deploy init` hands out: to each its own, and together the run that it was in one process."""
 
 import json
+import os
 import shutil
 import stat
 from pathlib import Path
@@ -15,7 +16,10 @@ from m2fedsa.cli import main
 from m2fedsa.deploy.check import check
 from m2fedsa.deploy.drawing import Drawing
 from m2fedsa.deploy.explain import explain
+from m2fedsa.deploy.fed_server import FedServerService
+from m2fedsa.deploy.main_server import MainServerService
 from m2fedsa.deploy.places import client_folders
+from m2fedsa.deploy.processes import hold
 from m2fedsa.deploy.programs import ClientProgram, Deployment, read_program
 from m2fedsa.deploy.registry import Registry
 from m2fedsa.deploy.setup import Addresses, SetUp, set_up
@@ -125,6 +129,18 @@ def test_keys_are_for_their_owner_alone(made):
     secrets = {path.read_bytes() for path in keys}
     assert len(secrets) == len(keys), "no two parties share one"
     assert not [path for path in made.rglob("*") if path.is_file() and path.suffix != ".key" and b"PRIVATE KEY" in path.read_bytes()]
+
+
+def test_one_process_runs_on_a_servers_folder(deployment):
+    """A second one would write the same files; nothing of the first is touched."""
+    for party, serve in (
+        ("the fed server", FedServerService(deployment / "fed-server" / "fed-server.toml").through),
+        ("the main server", MainServerService(deployment / "main-server" / "main-server.toml").serve),
+    ):
+        lock = hold(deployment / party.split(" ", 1)[1].replace(" ", "-") / "state", party)
+        with pytest.raises(RunDirectoryError, match=f"lock: {party} runs already"):
+            serve()
+        os.close(lock)
 
 
 def test_a_check_without_network(deployment):
