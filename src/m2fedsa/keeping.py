@@ -19,19 +19,20 @@ from m2fedsa.storage import Store
 class Keeping:
     """The fed server's part of the checkpoints, and the manifest that puts a round in force."""
 
-    def __init__(self, parties: Company, directory: Path | None) -> None:
-        """directory: where checkpoints are kept; None keeps none but what going back to the best round needs."""
-        self._parties, self._directory = parties, directory
-        self._config = parties.blueprint.config
+    def __init__(self, parties: Company) -> None:
+        """Nothing is kept before it is opened."""
+        self._parties, self._config = parties, parties.blueprint.config
+        self._directory: Path | None = None
         self._scratch: TemporaryDirectory[str] | None = None
         self.accounts = Accounts(parties.fed_server.clients)
         self.locals = LocalFiles(parties.fed_server.clients)
         self.best: Manifest | None = None
         """of the best round so far, where the settings ask for it to be kept"""
 
-    def open(self) -> None:
-        """Have a place, and let each party keep its part there."""
-        if self._directory is None and self._config.evaluation.keep_best:
+    def open(self, directory: Path | None) -> None:
+        """Keep checkpoints in a directory, each party its part; None keeps none but what going back to the best round needs."""
+        self._directory = directory
+        if directory is None and self._config.evaluation.keep_best:
             self._scratch = TemporaryDirectory(prefix="m2fedsa-")
             self._directory = Path(self._scratch.name)
         if self._directory is not None:
@@ -68,7 +69,6 @@ class Keeping:
 
     def restore(self, manifest: Manifest) -> None:
         """Go on from a checkpoint. `RunDirectoryError` if its files are not those that it names."""
-        self.open()
         self._take(manifest, self.accounts, self.locals)
         self.best = None if manifest.best is None else manifest.chosen
         self._store.keep(manifest.round, self.best_number)

@@ -110,7 +110,7 @@ class Training:
         self.config = parties.blueprint.config
         self.asking = Asking(parties, progress)
         self.history: list[RoundRecord] = []
-        self.keeping = Keeping(parties, None if directory is None else directory.checkpoint)
+        self.keeping = Keeping(parties)
         self.costs = Costs(parties.blueprint, parties.fed_server.clients)
         self.warm: WarmStartRecord | None = None
 
@@ -136,7 +136,7 @@ class Training:
         facts = self.parties.facts()
         if self.directory is not None:
             self.directory.begin(facts)
-        self.keeping.open()
+        self.keeping.open(None if self.directory is None else self.directory.checkpoint)
         self.progress.started(facts)
         if self.config.federation.warm_start:
             self._warm_start()
@@ -190,6 +190,7 @@ class Training:
             self.begin()
             return
         self.directory.compare(self.parties.facts())
+        self.keeping.open(self.directory.checkpoint)
         self.keeping.restore(manifest)
         self.history = self.directory.cut_back(manifest.round)
         self.warm = read_warm_start(self.directory.path)

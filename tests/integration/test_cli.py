@@ -8,6 +8,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from tests.integration import small as own
 from tests.unit.reporting import invented
 
 from m2fedsa.cli import main
@@ -219,6 +220,17 @@ def test_a_run_leaves_its_contract(finished):
     assert len(result["digest"]) == 64
     assert done.stderr == ""
     assert done.stdout.splitlines()[-1].startswith(f"report: {path}/report.html")
+
+
+def test_a_run_without_a_name_makes_its_own_directory(tmp_path, monkeypatch, capsys):
+    """What `make demo` does: the directory is called after the run, and stands below runs/."""
+    monkeypatch.chdir(tmp_path)
+    made = own.write(tmp_path / "small.toml", own.tables(own.save_encoders(tmp_path / "encoders")))
+    assert main(["run", str(made)]) == 0
+    (directory,) = (tmp_path / "runs").iterdir()
+    assert directory.name.startswith("small")
+    assert f"report: runs/{directory.name}/report.html" in capsys.readouterr().out
+    assert own.result(directory)["digest"]
 
 
 def test_the_written_settings_give_the_same_digest(finished, tmp_path):
