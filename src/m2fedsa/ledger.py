@@ -88,6 +88,7 @@ def _entry(name: str, one: Measured, client: Parts, server: Parts, known: Side |
         "whole": known
         or _side(_weights([]), list(one.model.parameters()), *whole_flops(one.model, fed(one.model, one.example), one.tail.pooling)),
         "bytes": {"up": up + down, "down": down + nbytes([hidden])},
+        "kept": 0 if of_head else nbytes([hidden, *([] if mask is None else [mask])]),
     }
 
 

@@ -69,6 +69,8 @@ class CutCosts:
     """whether TA has a place behind the cut"""
     readable: bool
     """whether text could simply be read from what travels"""
+    kept: int = 0
+    """bytes of a head output and its mask: a client keeps one per sample and view"""
     front: bool = False
     """whether no other cut that can be proposed is better in everything"""
 
@@ -169,6 +171,7 @@ def _measure(config: Config, extensions: Extensions, data: "FederatedData", name
                 down=entry["bytes"]["down"],
                 task_adapter=tail.takes_adapter,
                 readable=readable(block, example, head.mask_argument),
+                kept=entry["kept"],
             )
         )
         block += 1

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from m2fedsa.errors import ConfigError, CutError
 from m2fedsa.models.cut import cut, plan
 from m2fedsa.models.quantise import quantise, tensors
 from m2fedsa.planning import CutCosts, Limits, bits_of, bytes_of, on_front, plan_cuts, propose, unfit
+from m2fedsa.reporting.plans import show
 
 KINDS = ("float32", "bfloat16", "int8", "int4")
 
@@ -155,10 +157,20 @@ def test_the_command(capsys, monkeypatch):
     assert "much is not a size" in capsys.readouterr().err
 
 
-def test_an_error_for_limits_that_nothing_fits(plans):
-    from m2fedsa.planning import replace
-    from m2fedsa.reporting.plans import show
+def test_the_price_of_disturbed_views(capsys, plans):
+    """A ViT's output of 5 tokens and 16 numbers, a text's of 20 numbers and a mask of int64; four times that for four views."""
+    words = worlds.TEXT_LENGTH
+    kept = {"image": 4 * 5 * 16, "text": 4 * words * 20 + 8 * words}
+    assert {name: {one.kept for one in plans.cuts[name]} for name in kept} == {name: {value} for name, value in kept.items()}
+    settings = {"modalities__image__augment": '["shift"]', "modalities__text__augment": '["drop"]', "modalities__text__augment_views": 0}
+    show(replace(plans, config=worlds.config(**settings)))
+    said = " ".join(capsys.readouterr().out.split())
+    assert 'augment = ["shift"], augment_views = 4: the head\'s work 4 times per sample, and 4 of its outputs are kept, 1.28 kB' in said
+    assert 'augment = ["drop"], augment_views = 0: the head\'s work in every step, and none of its outputs is kept' in said
+    assert said.count("augment =") == 2
 
+
+def test_an_error_for_limits_that_nothing_fits(plans):
     with pytest.raises(CutError, match="no cuts fit these limits"):
         show(replace(plans, proposed=None))
     assert torch.get_default_dtype() == torch.float32

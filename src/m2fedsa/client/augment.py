@@ -34,9 +34,8 @@ class Views:
         self._which = derive(round_seed, client, "augment", "views")
 
     def number(self, modality: str) -> int:
-        """How many views are kept: 1 where samples stay as they are, 0 where each step disturbs anew."""
-        settings = self._config.modalities[modality]
-        return settings.augment_views if settings.augment else 1
+        """How many views are kept; see `Modality.views`."""
+        return self._config.modalities[modality].views
 
     def which(self, modality: str, count: int) -> Tensor:
         """(count,) int64: the view of each of a step's samples; 0 is the sample itself."""

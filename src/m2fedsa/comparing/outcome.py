@@ -12,6 +12,7 @@ from m2fedsa.durable import write_atomically
 from m2fedsa.errors import ConfigError
 from m2fedsa.reporting.files import RunFiles
 from m2fedsa.reporting.records import Bytes, LedgerEntry, Metrics
+from m2fedsa.reporting.summary import trainers, views_of
 
 
 class Point(TypedDict):
@@ -100,19 +101,18 @@ def curve(run: RunFiles) -> list[Point]:
     """What was reached, and what had been spent by then."""
     assert run.result is not None
     ledger, config = run.result["ledger"], run.config
-    once = _Heads(ledger, config, run)
+    heads = _Heads(ledger, config, run)
     points: list[Point] = []
     spent, work = 0, 0.0
     if run.warm_start:
         spent = _sum(run.warm_start["bytes"], run.warm_start.get("sums"))
         looked_at = run.warm_start.get("visits", {})
-        work = once.of(looked_at) + sum(number * _forward(ledger[name]) for name, number in looked_at.items())
+        work = heads.looked_at(looked_at) + sum(number * _forward(ledger[name]) for name, number in looked_at.items())
         points.append({"round": 0, "bytes": spent, "flops": work, "validation": _brief(run.warm_start["metrics"])})
     for record in run.rounds:
         visits = record.get("visits", {})
         spent += _sum(record["bytes"], record.get("tensors"), record.get("teaching"))
-        work += once.of({name: round(number / config.federation.local_epochs) for name, number in visits.items()})
-        work += sum(number * _step(ledger[name]) for name, number in visits.items())
+        work += heads.trained_on(visits) + sum(number * _step(ledger[name]) for name, number in visits.items())
         points.append({"round": record["round"], "bytes": spent, "flops": work, "validation": _brief(record["metrics"])})
     return points
 
@@ -122,26 +122,42 @@ def _brief(metrics: Metrics | None) -> Metrics | None:
 
 
 class _Heads:
-    """Passes of samples through frozen heads, whose outputs are kept: each sample passes once, when first looked at."""
+    """Passes of samples through frozen heads. Outputs are kept: each view of a sample passes once, when first looked at; where each step
+    disturbs samples anew, every visit passes."""
 
     def __init__(self, ledger: Mapping[str, LedgerEntry], config: Config, run: RunFiles) -> None:
-        self._ledger = ledger
+        assert run.result is not None
+        self._ledger, self._epochs = ledger, config.federation.local_epochs
+        self._views = {name: views_of(config, name) for name in ledger}
         # Of a round with some of the clients the others' samples are still to come.
-        share = (config.federation.clients_per_round or config.data.clients) / config.data.clients
+        clients = max(1, trainers(run.result))
+        share = min(1.0, (config.federation.clients_per_round or clients) / clients)
         looked_at = run.warm_start.get("visits", {}) if run.warm_start else {}
-        self._left = {name: float(number) for name, number in looked_at.items()}
+        samples = {name: float(number) for name, number in looked_at.items()}
         for record in run.rounds:
             for name, number in record.get("visits", {}).items():
-                self._left[name] = max(self._left.get(name, 0.0), number / config.federation.local_epochs / share)
+                samples[name] = max(samples.get(name, 0.0), number / self._epochs / share)
+        self._left = {name: number * max(1, self._views[name]) for name, number in samples.items()}
 
-    def of(self, samples: Mapping[str, int]) -> float:
-        """Operations for samples of which some may have passed before."""
+    def looked_at(self, samples: Mapping[str, int]) -> float:
+        """Operations for samples as they are."""
+        return sum(self._pass(name, number) for name, number in samples.items())
+
+    def trained_on(self, visits: Mapping[str, int]) -> float:
+        """Operations for the samples of a round and all of their views, of which some may have passed before."""
         work = 0.0
-        for name, number in samples.items():
-            passing = min(float(number), self._left[name])
-            self._left[name] -= passing
-            work += passing * self._ledger[name]["client"]["flops"].get("head", 0.0)
+        for name, number in visits.items():
+            views = self._views[name]
+            work += self._pass(name, round(number / self._epochs) * views) if views else number * self._head(name)
         return work
+
+    def _pass(self, name: str, number: float) -> float:
+        passing = min(float(number), self._left[name])
+        self._left[name] -= passing
+        return passing * self._head(name)
+
+    def _head(self, name: str) -> float:
+        return self._ledger[name]["client"]["flops"].get("head", 0.0)
 
 
 def _forward(entry: LedgerEntry) -> float:

@@ -61,6 +61,11 @@ class Modality(Section):
     frozen: bool = True
     """Whether the encoder's own weights stay as they are; if not they are trained and averaged too, the head's with the clients."""
 
+    @property
+    def views(self) -> int:
+        """How many views a sample has: 1 where samples stay as they are, 0 where each step disturbs anew."""
+        return self.augment_views if self.augment else 1
+
 
 class Fusion(Section):
     """The network on the main server that joins the modalities of a sample."""

@@ -6,7 +6,7 @@ from m2fedsa.reporting.cards import row, section
 from m2fedsa.reporting.charts import FUSED, shares, table
 from m2fedsa.reporting.files import RunFiles
 from m2fedsa.reporting.records import Side
-from m2fedsa.reporting.summary import operations_of
+from m2fedsa.reporting.summary import operations_of, views_of
 from m2fedsa.reporting.units import operations, size
 
 SERVER, PALE = "#94a3b8", "#93b4f5"
@@ -29,8 +29,8 @@ def cost(run: RunFiles) -> str:
     if ledger:
         rows = [(name, _kept(entry["client"], entry["server"])) for name, entry in ledger.items()]
         parts.append(f"<div><h3>parameters kept, per modality</h3>{shares(rows)}</div>")
-        rows = [(name, _work(entry["client"], entry["server"])) for name, entry in ledger.items()]
-        parts.append(f"<div><h3>compute per sample and training step; the head only once</h3>{shares(rows)}</div>")
+        rows = [(name, _work(entry["client"], entry["server"], views_of(run.config, name))) for name, entry in ledger.items()]
+        parts.append(f"<div><h3>compute per sample and training step</h3>{shares(rows)}</div>")
         scale = float(max(entry["bytes"]["up"] + entry["bytes"]["down"] for entry in ledger.values()))
         rows = [(name, _sent(entry["bytes"]["up"], entry["bytes"]["down"])) for name, entry in ledger.items()]
         parts.append(f"<div><h3>sent per sample and training step</h3>{shares(rows, scale)}</div>")
@@ -40,6 +40,7 @@ def cost(run: RunFiles) -> str:
     details = ""
     if ledger:
         head = ["modality", "client keeps", "of it trains", "server keeps", "of it trains", "whole", "client computes", "whole computes"]
+        head += ["kept of a sample"] if any("kept" in entry for entry in ledger.values()) else []
         details = f"<details><summary>the ledger in figures</summary>{table(head, [_figures(name, run) for name in ledger])}</details>"
     return section("What it costs", row(*parts, kind="two"), details) if parts else ""
 
@@ -52,10 +53,11 @@ def _kept(client: Side, server: Side) -> Sequence[tuple[str, float, str, str]]:
     ]
 
 
-def _work(client: Side, server: Side) -> Sequence[tuple[str, float, str, str]]:
+def _work(client: Side, server: Side, views: int) -> Sequence[tuple[str, float, str, str]]:
     head, here, there = client["flops"].get("head", 0.0), operations_of(client), operations_of(server)
     parts = [("client", here - head, operations(here - head), FUSED), ("main server", there, operations(there), SERVER)]
-    return [("client, head, once", head, operations(head), PALE), *parts] if head else parts
+    often = {0: "in each step", 1: "once"}.get(views, f"once for each of {views} views")
+    return [(f"client, head, {often}", head, operations(head), PALE), *parts] if head else parts
 
 
 def _sent(up: int, down: int) -> Sequence[tuple[str, float, str, str]]:
@@ -77,4 +79,5 @@ def _figures(name: str, run: RunFiles) -> list[str]:
         size(_bytes(entry["whole"])),
         operations(operations_of(entry["client"])),
         operations(operations_of(entry["whole"])),
+        *([size(entry["kept"] * views_of(run.config, name))] if "kept" in entry else []),
     ]

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from rich.console import Console
 from rich.table import Table
 
+from m2fedsa.config import Modality
 from m2fedsa.planning import CutCosts, Limits, Plans, unfit
 from m2fedsa.reporting.units import percent, size
 
@@ -18,6 +19,7 @@ def show(plans: Plans, console: Console | None = None) -> None:
     batch = plans.config.federation.batch_size
     for name, cuts in plans.cuts.items():
         _show_encoder(console, name, cuts, plans.whole[name], batch, plans.limits)
+        _show_views(console, plans.config.modalities[name], cuts)
     console.print(_legend(plans, batch), style="dim", highlight=False)
     if plans.proposed is None:
         raise unfit(plans)
@@ -54,6 +56,21 @@ def _show_encoder(console: Console, name: str, cuts: Sequence[CutCosts], whole: 
         )
     console.print(table)
     console.print()
+
+
+def _show_views(console: Console, settings: Modality, cuts: Sequence[CutCosts]) -> None:
+    """What disturbed samples cost beside the table, at the cut of the settings."""
+    if not settings.augment:
+        return
+    disturbed = f"augment = {list(settings.augment)}, augment_views = {settings.views}".replace("'", '"')
+    kept = next((one.kept for one in cuts if one.block == settings.block), cuts[-1].kept)
+    price = (
+        f"the head's work {settings.views} times per sample, and {settings.views} of its outputs are kept, {size(kept * settings.views)} "
+        f"per sample at block {settings.block} instead of {size(kept)}"
+        if settings.views
+        else f"the head's work in every step, and none of its outputs is kept ({size(kept)} per sample at block {settings.block})"
+    )
+    console.print(f"{disturbed}: {price}\n", highlight=False)
 
 
 def _legend(plans: Plans, batch: int) -> str:

@@ -143,6 +143,8 @@ class LedgerEntry(TypedDict):
     """the same encoder held and trained in one place"""
     bytes: Bytes
     """per sample and training step"""
+    kept: NotRequired[int]
+    """bytes of a head output and its mask, of which a client keeps one per sample and view; 0 where the head is trained"""
 
 
 class ClientRecord(TypedDict):

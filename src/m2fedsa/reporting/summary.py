@@ -81,9 +81,13 @@ def compute(ledger: Mapping[str, LedgerEntry], config: Config, clients: int) -> 
 
 def _saved(config: Config, modality: str, clients: int) -> float:
     """The share of a head's runs that kept outputs save."""
-    settings = config.modalities.get(modality)
-    views = settings.augment_views if settings is not None and settings.augment else 1
+    views = views_of(config, modality)
     return max(0.0, 1 - views / visits(config, clients)) if views else 0.0
+
+
+def views_of(config: Config, modality: str) -> int:
+    """How many views of a sample are kept; see `config.Modality.views`."""
+    return config.modalities[modality].views if modality in config.modalities else 1
 
 
 def visits(config: Config, clients: int) -> float:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from tests.unit.models.zoo import Inputs, Specimen, encoder
 from tests.unit.models.zoo_decoders import DECODERS
+from tests.unit.models.zoo_records import RECORDS
 from tests.unit.models.zoo_sight import SIGHT
 from tests.unit.models.zoo_sound import SOUND
 from tests.unit.models.zoo_text import TEXT
@@ -20,7 +21,7 @@ from m2fedsa.models.adapter import Adapter
 from m2fedsa.models.cut import Head, Tail, cut, pack, plan, specify, unpack
 from m2fedsa.models.pooling import pool
 
-ZOO = {**TEXT, **DECODERS, **SIGHT, **SOUND}
+ZOO = {**TEXT, **DECODERS, **SIGHT, **SOUND, **RECORDS}
 CUTS = [(name, k) for name, specimen in ZOO.items() for k in sorted({0, 1, len(specimen.blocks) // 2, len(specimen.blocks)})]
 
 
@@ -31,6 +32,8 @@ def pooled(specimen: Specimen, output: Any) -> Tensor:
     hidden = output.last_hidden_state
     if specimen.pooling == "cls":
         return hidden[:, 0]
+    if specimen.pooling == "channels":
+        return hidden.mean(2).flatten(1)
     if specimen.pooling == "map":
         return hidden.flatten(2).mean(2)
     lengths = specimen.lengths or (hidden.shape[1],) * 3

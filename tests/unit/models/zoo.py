@@ -1,6 +1,6 @@
 """What is known of an encoder from its own paper and code, independent of the tables under test; and how a tiny one is made.
 
-The rows stand in `zoo_text.py`, `zoo_decoders.py`, `zoo_sight.py` and `zoo_sound.py`.
+The rows stand in `zoo_text.py`, `zoo_decoders.py`, `zoo_sight.py`, `zoo_sound.py` and `zoo_records.py`.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,6 +10,8 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor, nn
+
+from m2fedsa.models import tabular
 
 Inputs = dict[str, Tensor]
 WIDTHS = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 64}
@@ -21,7 +23,7 @@ LENGTHS = (17, 11, 5)
 @dataclass(frozen=True)
 class Specimen:
     model: str
-    """class in transformers, without its `Model`"""
+    """class in transformers, or in `m2fedsa.models.tabular`, without its `Model`"""
     options: Mapping[str, Any]
     inputs: Callable[[], Inputs]
     """three samples"""
@@ -65,7 +67,8 @@ def encoder(specimen: Specimen) -> nn.Module:
 
 def make(specimen: Specimen) -> nn.Module:
     """A new one; the same numbers each time."""
-    found = getattr(transformers, f"{specimen.model}Model", None) or getattr(transformers, specimen.model)
+    name = f"{specimen.model}Model"
+    found = getattr(transformers, name, None) or getattr(transformers, specimen.model, None) or getattr(tabular, name)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = found(found.config_class(**specimen.options))
