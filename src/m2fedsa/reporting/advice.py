@@ -23,11 +23,16 @@ def advice(run: RunFiles) -> list[Advice]:
     if run.result is None:
         return [Advice("This run is not finished. Go on where it stopped.", f"{program()} run --resume {word(run.path)}")]
     found = []
+    what = NAMES[judged_by(run.result["metrics"])]
     curve = [(record["round"], value) for record in run.rounds if (value := score(record["metrics"], "fused")) is not None]
     late = [value for number, value in curve if number > 0.75 * rounds]
     early = [value for number, value in curve if number <= 0.75 * rounds]
-    if late and early and max(late) > max(early) + 0.005:
-        what = NAMES[judged_by(run.result["metrics"])]
+    warm = score(run.warm_start["metrics"], "fused") if run.warm_start else None
+    lost = warm is not None and bool(curve) and curve[-1][1] < warm - 0.02
+    if lost:
+        slower = f"{again} --set optimizer.learning_rate={run.config.optimizer.learning_rate / 10:g}"
+        found.append(Advice(f"Training has lost {what} that the warm start had: learn more slowly.", slower))
+    elif late and early and max(late) > max(early) + 0.005:
         found.append(
             Advice(f"The fused {what} still rose in the last quarter of the rounds.", f"{again} --set federation.rounds={2 * rounds}")
         )
@@ -45,7 +50,7 @@ def advice(run: RunFiles) -> list[Advice]:
     if rounds and fused is not None and closed is not None and fused - closed < 0.01:
         found.append(Advice("The linear heads are as good as training: take them alone.", f"{again} --set federation.rounds=0"))
     single = best_single(run.result["metrics"])
-    if fused is not None and single is not None and fused <= single[1]:
+    if fused is not None and single is not None and fused <= single[1] and not lost:
         found.append(
             Advice(f"Fusion is no better than {single[0]} alone: let it learn faster.", f"{again} --set optimizer.fusion_factor=30")
         )

@@ -10,7 +10,7 @@ from m2fedsa.reporting.files import RunFiles
 from m2fedsa.reporting.program import program, word
 from m2fedsa.reporting.records import ClientFacts, Metrics
 from m2fedsa.reporting.summary import NAMES, judged_by, score
-from m2fedsa.reporting.units import plural
+from m2fedsa.reporting.units import plural, spread
 
 LOSSES = {"single_label": "cross-entropy", "multi_label": "binary cross-entropy", "regression": "half of the squared error, standardised"}
 MOST_CLIENTS = 60
@@ -68,8 +68,8 @@ def who_holds_what(run: RunFiles) -> str:
         ]
         if numbers:
             told = zip(client.get("mean", []), client.get("deviation", []), strict=True)
-            spread = [f"{mean:.4g} ± {deviation:.2g}" for mean, deviation in told] or ["–"] * len(classes)
-            cells += [f'<td class="figure">{text}</td>' for text in spread]
+            spreads = [spread(mean, deviation) for mean, deviation in told] or ["–"] * len(classes)
+            cells += [f'<td class="figure">{text}</td>' for text in spreads]
         tested = client.get("test", 0) + client.get("validation", 0)
         cells += [f'<td class="figure">{client["train"] or "–"}</td><td class="figure">{tested or "–"}</td>']
         lines.append(f'<tr><th scope="row">{escape(name)}</th>{"".join(cells)}</tr>')

@@ -1,5 +1,7 @@
 """Numbers as people read them."""
 
+import math
+
 
 def size(count: float) -> str:
     """Bytes in decimal units, three digits: `12.4 MB`."""
@@ -47,6 +49,15 @@ def percent(fraction: float) -> str:
 def count(number: int) -> str:
     """`1,500`."""
     return f"{number:,}"
+
+
+def spread(mean: float, deviation: float) -> str:
+    """`20,690 ± 3,100`, `6.2 ± 3.6`: the deviation to two digits, the mean to the same place."""
+    largest = abs(deviation) or abs(mean)
+    decimals = max(0, 1 - math.floor(math.log10(largest))) if largest else 0
+    place = max(0, math.floor(math.log10(largest)) - 1) if largest else 0
+    told = (f"{round(value, -place) if place else value:,.{decimals}f}" for value in (mean, deviation))
+    return " ± ".join(told)
 
 
 def plural(number: int, singular: str, many: str | None = None) -> str:

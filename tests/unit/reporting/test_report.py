@@ -269,6 +269,18 @@ def test_advice_follows_from_what_happened(tmp_path):
     assert any("optimizer.fusion_factor" in command for command in poor)
 
 
+def test_training_that_loses_what_the_warm_start_had_should_learn_more_slowly(tmp_path):
+    """Not longer, and fusion not faster."""
+    path = invented.write(tmp_path / "lost", finished=False, settings=invented.config(optimizer={"learning_rate": 0.003}))
+    with (path / "rounds.jsonl").open("a") as file:
+        for number in range(11, 21):
+            file.write(json.dumps({**invented.record(number), "metrics": invented.metrics(0.3 + number / 100, 0.4, 0.6, 0.4)}) + "\n")
+    (path / "result.json").write_text(json.dumps(invented.result(fused=0.5)))
+    found = commands(path)
+    assert "--set optimizer.learning_rate=0.0003" in found[0]
+    assert not any("federation.rounds=40" in command or "fusion_factor" in command for command in found)
+
+
 def test_advised_settings_exist(tmp_path):
     """Every command that is advised sets what the settings know."""
     for number, settings in enumerate((invented.config(), invented.config(data={"labelled_fraction": 0.1}))):

@@ -1,6 +1,6 @@
 import pytest
 
-from m2fedsa.reporting.units import duration, listing, operations, percent, plural, size
+from m2fedsa.reporting.units import duration, listing, operations, percent, plural, size, spread
 
 
 @pytest.mark.parametrize(
@@ -35,3 +35,18 @@ def test_words():
     assert plural(1500, "client") == "1,500 clients"
     assert listing(["a"]) == "a"
     assert listing(["a", "b", "c"]) == "a, b and c"
+
+
+@pytest.mark.parametrize(
+    ("mean", "deviation", "text"),
+    [
+        (20690.0, 3110.0, "20,700 ± 3,100"),
+        (6.154, 3.62, "6.2 ± 3.6"),
+        (-0.0123, 0.00456, "-0.0123 ± 0.0046"),
+        (152.3, 12.4, "152 ± 12"),
+        (7.5, 0.0, "7.5 ± 0.0"),
+        (0.0, 0.0, "0 ± 0"),
+    ],
+)
+def test_a_deviation_has_two_digits_and_its_mean_as_many_places(mean, deviation, text):
+    assert spread(mean, deviation) == text
