@@ -10,8 +10,8 @@ validation samples counts. Every arm that trains has the same search: a few lear
 which the one with the best mean on validation samples runs on the seeds of the tables. Three parts, each built upon the one before:
 
     methods    all methods
-    factors    the four best federated methods of `methods` (by validation) at the rates found there: IID, Dirichlet 0.1, 100 clients, and
-               50 and 90 % of the modalities of multimodal clients' samples missing
+    factors    the four best of the federated methods that train (by validation) at the rates found there, and the closed form: IID,
+               Dirichlet 0.1, 100 clients, and 50 and 90 % of the modalities of multimodal clients' samples missing
     ablations  the method without one of its parts, at the rate of the whole
 
 What was run before with the same settings is not run again, and a run that was stopped goes on: the command can be interrupted at any time.
@@ -48,6 +48,8 @@ FACTORS: Mapping[str, tuple[str, ...]] = {
 }
 BEST = 4
 NO_FEDERATION = ("centralised", "local")
+CLOSED = "closed_form"
+"""What these arms' names begin with: they train nothing, and one of them stands beside the best four wherever those stand."""
 RATE = "optimizer.learning_rate"
 KEPT = ("accuracy", "uar", "macro_f1", "auc", "loss")
 
@@ -136,9 +138,9 @@ class Plan:
         elif part == "ablations":
             yield [one for name in self._asked(ABLATIONS) for one in self._chosen(part, "default", name, "m2fedsa", rows)]
         else:
-            best = rows.best(task, BEST)
+            names = [*best, *self._asked([CLOSED])] if (best := rows.best(task, BEST)) else []
             yield [
-                one for factor in FACTORS if self._differs(factor) for name in best for one in self._chosen(part, factor, name, name, rows)
+                one for factor in FACTORS if self._differs(factor) for name in names for one in self._chosen(part, factor, name, name, rows)
             ]
 
     def _asked(self, names: Iterable[str]) -> list[str]:
@@ -207,8 +209,9 @@ class Rows:
         return max(complete, key=lambda rate: statistics.fmean(complete[rate])).partition("=")[2]
 
     def best(self, task: Task, number: int) -> list[str]:
-        """Federated methods in the order of their means on validation samples, the method itself always among them."""
-        found = [row for row in self.of(task=task.recipe, part="methods", stage="report") if row["arm"] not in NO_FEDERATION]
+        """Federated methods that train, in the order of their means on validation samples, the method itself always among them."""
+        rows = self.of(task=task.recipe, part="methods", stage="report")
+        found = [row for row in rows if row["arm"] not in NO_FEDERATION and not row["arm"].startswith(CLOSED)]
         arms = dict.fromkeys(row["arm"] for row in found)
         judged = {arm: statistics.fmean(validated(row) for row in found if row["arm"] == arm) for arm in arms}
         ranked = sorted(judged, key=lambda arm: (-judged[arm], arm))
