@@ -16,6 +16,8 @@ from m2fedsa.reporting.units import plural
 
 PASSING = ("Away", "Lost", "Silent", "LinkError", "ProtocolError", "RefusedError")
 """Kinds of failures that are of a broken way rather than of a client's samples: asked again, it may answer."""
+ABSENT = ("Away", "Lost")
+"""Those of a client that was not there: it may be a while until it is."""
 
 
 class Asking:
@@ -33,15 +35,24 @@ class Asking:
             self._progress.client_done(len(answers), len(tasks), what)
         return answers
 
-    def surely(self, tasks: Sequence[Task], what: str) -> list[Answer | Failure]:
-        """Ask, and ask those once more that a broken way has kept from answering; before that the main server is found again."""
+    def surely(self, tasks: Sequence[Task], what: str, least: int) -> list[Answer | Failure]:
+        """Ask, and ask those once more that a broken way has kept from answering, and again those that were away or lost; before that the
+        main server is found again, and whoever is away is waited for, above all while fewer than `least` have answered."""
         answers = self.ask(tasks, what)
-        lost = {answer.client for answer in answers if isinstance(answer, Failure) and answer.kind in PASSING}
-        if not lost or self._parties.attempts == 1:
-            return answers
-        self._parties.coordination.fingerprints()
-        again = self.ask([task for task in tasks if task.client in lost], what)
-        return [*(answer for answer in answers if answer.client not in lost), *again]
+        passing: Sequence[str] = PASSING
+        for _ in range(self._parties.attempts - 1):
+            lost = [answer.client for answer in answers if isinstance(answer, Failure) and answer.kind in passing]
+            if not lost:
+                break
+            self._parties.coordination.fingerprints()
+            answered = sum(not isinstance(answer, Failure) for answer in answers)
+            back = set(self._parties.federation.returned(lost, min(least - answered, len(lost))))
+            if not back:
+                break
+            again = self.ask([task for task in tasks if task.client in back], what)
+            answers = [*(answer for answer in answers if answer.client not in back), *again]
+            passing = ABSENT
+        return answers
 
     def relay(self, tasks: Sequence[TrainTask]) -> list[Answer | Failure]:
         """One client after the other, each from what those before it made of the clients' tensors: the last one's count."""
@@ -61,7 +72,7 @@ class Asking:
 
     def evaluate(self, split: Split) -> Evaluated:
         """Metrics of one split over all that hold samples of it. `RoundLostError` if none of them could answer."""
-        answers = self.surely(self._parties.fed_server.evaluation(split), f"{split} samples")
+        answers = self.surely(self._parties.fed_server.evaluation(split), f"{split} samples", 1)
         failed = [answer for answer in answers if isinstance(answer, Failure)]
         if failed and len(failed) == len(answers):
             raise RoundLostError(f"no client could evaluate its {split} samples. The first was {failed[0].client}: {failed[0].message}")

@@ -170,7 +170,7 @@ class Training:
         least = min(self.config.federation.min_clients, len(holders))
         for _ in range(self.parties.attempts):
             server.restore(before)
-            outcome = warm_start(server, lambda tasks: self.asking.surely(tasks, "warm start"))
+            outcome = warm_start(server, lambda tasks: self.asking.surely(tasks, "warm start", least))
             finished = len(holders - {failure.client for failure in outcome.failures})
             if outcome.chosen and finished >= least:
                 return outcome

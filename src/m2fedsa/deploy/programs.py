@@ -44,6 +44,9 @@ class FedServerProgram(Section):
     """The run directory, in this folder unless it is an absolute path."""
     wait_for_clients: Seconds = 300.0
     """Seconds to wait before the first round until all registered clients are connected; then it goes on with those that are."""
+    wait_for_return: Seconds = 120.0
+    """Seconds to wait, once, for a client that was lost within the warm start or an evaluation; then these go on without it until it comes
+    back."""
     attempts: Annotated[int, Field(ge=1)] = 5
     """How often a round is begun again when too few clients finish it or the main server was started anew, before the run stops."""
     patience: Seconds = 600.0

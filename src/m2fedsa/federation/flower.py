@@ -65,10 +65,12 @@ class FlowerFederation:
         issue: Issue,
         least: int = 1,
         patience: float = 0.0,
+        absence: float = 0.0,
     ) -> None:
-        """`keys`: a SuperNode's public key -> its client. `issue`: signs tokens. `least`: clients that are waited for before a round, for
-        `patience` seconds."""
-        self._least, self._patience = least, patience
+        """`keys`: a SuperNode's public key -> its client. `issue`: signs tokens. `least`: clients with training samples that are waited for
+        before a round, for `patience` seconds. `absence`: seconds after which a client that was lost is known to stay away."""
+        self._least, self._patience, self._absence = least, patience, absence
+        self._gone = set[str]()
         self._grid, self._keys, self._run, self._issue = grid, keys, run, issue
         self._registry = sorted(registry, key=lambda client: client.name)
         self._locals: dict[str, tuple[int, str]] = {}
@@ -79,11 +81,25 @@ class FlowerFederation:
         return self._registry
 
     def present(self) -> Sequence[str]:
-        """See `Federation.present`. Where there are fewer than it takes for a round, it waits for others."""
+        """See `Federation.present`. Where fewer can train than it takes for a round, it waits for others."""
         until = time.monotonic() + self._patience
-        while len(found := sorted(self._nodes())) < self._least and time.monotonic() < until:
+        trainers = {client.name for client in self._registry if client.train}
+        while len(trainers.intersection(found := self._nodes())) < self._least and time.monotonic() < until:
             time.sleep(_SLOWEST)
-        return found
+        return sorted(found)
+
+    def returned(self, clients: Sequence[str], least: int, /) -> Sequence[str]:
+        """See `Federation.returned`. Who fell away may need a minute: Flower lets a key in again only when it has missed the old node."""
+        began = time.monotonic()
+        while True:
+            there = set(clients).intersection(self._nodes())
+            self._gone -= there
+            away, waited = set(clients) - there, time.monotonic() - began
+            hopeless = away <= self._gone or waited >= self._absence
+            if hopeless and (len(there) >= least or waited >= self._patience):
+                self._gone |= away
+                return sorted(there)
+            time.sleep(_SLOWEST)
 
     def run(self, tasks: Sequence[Task]) -> Iterator[Result | Failure]:
         """All tasks at once; replies as they come."""

@@ -19,6 +19,10 @@ class Federation(Protocol):
     def present(self) -> Sequence[str]:
         """The names of those that can be given a task now, sorted."""
 
+    def returned(self, clients: Sequence[str], least: int, /) -> Sequence[str]:
+        """Those of these clients that can be given a task now, sorted. The others are waited for: as long as there are fewer than `least`,
+        else once, until they are known to stay away."""
+
     def run(self, tasks: Sequence[Task]) -> Iterator[Result | Failure]:
         """Give each task to its client and yield one result or failure per task, in the order in which they arrive. `StorageError`
         where the disk that refuses is not a client's own."""
