@@ -146,3 +146,28 @@ def test_the_run_goes_on_without_a_killed_client_and_takes_it_back(settings, tmp
     print([record["clients"] for record in records])
     without(monkeypatch, records)
     assert result["digest"] == alone(settings, tmp_path / "alone", 3, *changes)["digest"]
+
+
+@pytest.mark.slow
+def test_a_full_disk_of_the_fed_server_stops_the_run_which_goes_on_with_room(settings, tmp_path):
+    """After the warm start no file of the ServerApp, which writes the run directory, can grow any more."""
+    changes = ("federation.rounds=2", "federation.min_clients=2")
+    directory = made(settings, tmp_path / "deployment", 2, *changes)
+
+    def fill(running):
+        wait_for(directory, "warm_started")
+        for pid in processes(running, "serverapp"):
+            one = psutil.Process(pid)
+            one.rlimit(psutil.RLIMIT_FSIZE, (100, one.rlimit(psutil.RLIMIT_FSIZE)[1]))
+
+    words = [*PROGRAM, "deploy", "local", str(directory), "--out", str(tmp_path / "run")]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=small.ONE_THREAD) as running:
+        fill(running.pid)
+        said, _ = running.communicate(timeout=LONGEST)
+    assert running.returncode != 0
+    assert str(tmp_path / "run") in said
+    assert "Make room" in said
+    assert left_behind(directory) == []
+    done = m2fedsa("deploy", "local", directory, "--out", tmp_path / "run")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert small.result(tmp_path / "run")["digest"] == alone(settings, tmp_path / "alone", 2, *changes)["digest"]

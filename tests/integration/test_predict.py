@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -158,3 +159,17 @@ def test_the_runs_own_test_samples(run, tmp_path):
 def test_a_run_of_which_nobody_says_what_its_modalities_are(uninterrupted, tmp_path, capsys):
     said = small.refused(capsys, "predict", uninterrupted, tmp_path / "x.csv", "--client", "client-00")
     assert "x.csv: no such file" in said
+
+
+def test_the_run_of_a_deployment_needs_what_its_main_server_keeps(run, tmp_path, capsys):
+    """It lies in another party's folder; once copied, the run predicts as ever."""
+    apart = shutil.copytree(run, tmp_path / "apart")
+    shutil.move(apart / "checkpoint" / "main_server", tmp_path / "state")
+    said = small.refused(capsys, "predict", apart, "--out", tmp_path / "predictions.csv")
+    assert "is the run of a deployment, whose main server keeps what it trained in a folder of its own" in said
+    assert "`m2fedsa predict CLIENT_DIR MANIFEST --via`" in said
+    assert f"copy state/checkpoint of the main server's folder to {apart / 'checkpoint' / 'main_server'}" in said
+    shutil.copytree(tmp_path / "state", apart / "checkpoint" / "main_server")
+    assert small.call("predict", apart, "--out", tmp_path / "predictions.csv") == 0
+    assert small.call("predict", run, "--out", tmp_path / "expected.csv") == 0
+    assert read(tmp_path / "predictions.csv") == read(tmp_path / "expected.csv")
