@@ -100,9 +100,9 @@ class _Kept:
         if manifest.main_server is not None:
             if not (directory / "main_server").is_dir():
                 raise RunDirectoryError(
-                    f"{files.path}: is the run of a deployment, whose main server keeps what it trained in a folder of its own. Predict at a "
-                    "client with `m2fedsa predict CLIENT_DIR MANIFEST --via`; or, where its owner gives it away, copy state/checkpoint of "
-                    f"the main server's folder to {directory / 'main_server'}."
+                    f"{files.path}: is the run of a deployment, whose main server keeps what it trained in a folder of its own. "
+                    "Predict at a client with `m2fedsa predict CLIENT_DIR MANIFEST --via`; or, where its owner gives it away, copy "
+                    f"state/checkpoint of the main server's folder to {directory / 'main_server'}."
                 )
             server = ServerState.from_filed(manifest.round, Store(directory / "main_server").read(manifest.round, manifest.main_server))
         return cls(directory, manifest, State.from_filed(manifest.round, flat, manifest.state["fed_server"]), server, noted.plain())
