@@ -13,6 +13,7 @@ from torch import Tensor
 from m2fedsa.averaging import Average, weighted_mean
 from m2fedsa.baselines.arrangement import arranged
 from m2fedsa.blueprint import HEAD, TAIL, Blueprint, Widths
+from m2fedsa.checkpoint import MAIN_SERVER, Manifest
 from m2fedsa.checks import check_data, check_options, check_paths, check_processors, check_rules, option_named
 from m2fedsa.client import Client, Shared
 from m2fedsa.client.kept import Memory, Place
@@ -31,6 +32,7 @@ from m2fedsa.main_server import MainServer
 from m2fedsa.models.cut import Head, Tail
 from m2fedsa.models.padding import takes_no_notice
 from m2fedsa.models.precision import device_of
+from m2fedsa.reporting.program import word
 from m2fedsa.reporting.records import Facts, LedgerEntry
 from m2fedsa.sides import placed, processor_place, sides, whole
 from m2fedsa.storage import Store
@@ -100,11 +102,18 @@ class Parties:
     """modality -> what head, tail and whole encoder hold and compute"""
 
     def keep_in(self, checkpoint: Path) -> None:
-        """Let each party keep its part of the checkpoints in a directory of its own."""
-        self.coordination.store = Store(checkpoint / "main_server")
+        """Let each party keep its part of the checkpoints in a directory of its own. `RunDirectoryError` if there is one of which some
+        lies elsewhere."""
+        if (manifest := Manifest.read(checkpoint)) is not None:
+            manifest.check_whole(checkpoint)
+        self.coordination.store = Store(checkpoint / MAIN_SERVER)
         self.shared.checkpoint = checkpoint / "clients"
 
     attempts: ClassVar[int] = 1
+
+    def go_on(self, directory: Path, /) -> str:
+        """See `parties.Company`."""
+        return f"Go on with: m2fedsa run --resume {word(directory)}"
 
     def facts(self) -> Facts:
         """See `parties.Company`."""

@@ -17,6 +17,8 @@ from m2fedsa.durable import write_atomically
 from m2fedsa.errors import RunDirectoryError
 
 MANIFEST, SEAL = "manifest.json", "sha256"
+MAIN_SERVER = "main_server"
+"""The folder of the main server's part, where all parts lie in one directory."""
 LOCALS = "locals/"
 """First part of the names of what is noted of clients' files."""
 
@@ -41,6 +43,15 @@ class Manifest:
     def chosen(self) -> "Manifest":
         """What is the outcome if the run ends here: the best round, or this one where none is kept."""
         return self if self.best is None else Manifest(**self.best)
+
+    def check_whole(self, directory: Path) -> None:
+        """`RunDirectoryError` if the main server's part of the checkpoint lies elsewhere."""
+        if self.main_server is not None and not (directory / MAIN_SERVER).is_dir():
+            raise RunDirectoryError(
+                f"{directory.parent}: is the run of a deployment, whose main server keeps what it trained in a folder of its own. "
+                "`m2fedsa fed-server` goes on with it; a client predicts by `m2fedsa predict CLIENT_DIR MANIFEST --via`. To have all "
+                f"of it here, where its owner gives it away, copy state/checkpoint of the main server's folder to {directory / MAIN_SERVER}."
+            )
 
     def write(self, directory: Path) -> None:
         """Put the manifest in force."""

@@ -33,6 +33,9 @@ class Company(Protocol):
     def attempts(self) -> int:
         """How often a round is begun before the run stops for it; 1 where a second one would be the first again."""
 
+    def go_on(self, directory: Path, /) -> str:
+        """How a person goes on with a run that has stopped, in a sentence."""
+
     def facts(self) -> Facts:
         """Who takes part and holds what: `clients.json`."""
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from m2fedsa.assembly import OBJECT, cpu_threads, widths_of
 from m2fedsa.blueprint import HEAD, TAIL, Blueprint, Widths, initial_server_tensors
-from m2fedsa.checkpoint import LocalFiles, Manifest
+from m2fedsa.checkpoint import MAIN_SERVER, LocalFiles, Manifest
 from m2fedsa.config import Config, Modality
 from m2fedsa.errors import ConfigError, RunDirectoryError, WeightsError
 from m2fedsa.fed_server.server import State
@@ -98,13 +98,8 @@ class _Kept:
         flat = noted.restore(Accounts(names).restore(Store(directory / "fed_server").read(manifest.round, manifest.fed_server)))
         server = None
         if manifest.main_server is not None:
-            if not (directory / "main_server").is_dir():
-                raise RunDirectoryError(
-                    f"{files.path}: is the run of a deployment, whose main server keeps what it trained in a folder of its own. "
-                    "Predict at a client with `m2fedsa predict CLIENT_DIR MANIFEST --via`; or, where its owner gives it away, copy "
-                    f"state/checkpoint of the main server's folder to {directory / 'main_server'}."
-                )
-            server = ServerState.from_filed(manifest.round, Store(directory / "main_server").read(manifest.round, manifest.main_server))
+            manifest.check_whole(directory)
+            server = ServerState.from_filed(manifest.round, Store(directory / MAIN_SERVER).read(manifest.round, manifest.main_server))
         return cls(directory, manifest, State.from_filed(manifest.round, flat, manifest.state["fed_server"]), server, noted.plain())
 
     def server_tensors(self, blueprint: Blueprint) -> dict[str, Tensor]:

@@ -28,7 +28,6 @@ from m2fedsa.keeping import Keeping
 from m2fedsa.losses import Loss, step_loss
 from m2fedsa.messages import Failure, TrainResult, TrainTask
 from m2fedsa.parties import Company
-from m2fedsa.reporting.program import word
 from m2fedsa.reporting.progress import Progress, Silent
 from m2fedsa.reporting.records import Metrics, RoundRecord, WarmStartRecord
 from m2fedsa.reporting.run_directory import RunDirectory, read_warm_start
@@ -189,8 +188,8 @@ class Training:
             self.directory.cut_back(0)
             self.begin()
             return
-        self.directory.compare(self.parties.facts())
         self.keeping.open(self.directory.checkpoint)
+        self.directory.compare(self.parties.facts())
         self.keeping.restore(manifest)
         self.history = self.directory.cut_back(manifest.round)
         self.warm = read_warm_start(self.directory.path)
@@ -298,7 +297,7 @@ class Training:
             return f"after round {len(self.history)}; nothing was kept, because no run directory was given."
         if not self.directory.begun:
             return "before it began; nothing was changed."
-        how = f"Go on with: m2fedsa run --resume {word(self.directory.path)}"
+        how = self.parties.go_on(self.directory.path)
         manifest = Manifest.read(self.directory.checkpoint)
         if manifest is None:
             return f"before its first checkpoint, and will begin again. {how}"

@@ -168,6 +168,7 @@ def test_the_run_of_a_deployment_needs_what_its_main_server_keeps(run, tmp_path,
     said = small.refused(capsys, "predict", apart, "--out", tmp_path / "predictions.csv")
     assert "is the run of a deployment, whose main server keeps what it trained in a folder of its own" in said
     assert "`m2fedsa predict CLIENT_DIR MANIFEST --via`" in said
+    assert small.refused(capsys, "run", "--resume", apart) == said
     assert f"copy state/checkpoint of the main server's folder to {apart / 'checkpoint' / 'main_server'}" in said
     shutil.copytree(tmp_path / "state", apart / "checkpoint" / "main_server")
     assert small.call("predict", apart, "--out", tmp_path / "predictions.csv") == 0

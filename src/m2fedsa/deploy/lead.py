@@ -47,6 +47,10 @@ class Headquarters:
     coordination: Coordination
     attempts: int
 
+    def go_on(self, _directory: Path, /) -> str:
+        """See `parties.Company`."""
+        return "The command that began it goes on with it."
+
     def facts(self) -> Facts:
         """See `parties.Company`. Without samples per class, which no client tells."""
         told = {
