@@ -49,8 +49,9 @@ class Manifest:
         if self.main_server is not None and not (directory / MAIN_SERVER).is_dir():
             raise RunDirectoryError(
                 f"{directory.parent}: is the run of a deployment, whose main server keeps what it trained in a folder of its own. "
-                "`m2fedsa fed-server` goes on with it; a client predicts by `m2fedsa predict CLIENT_DIR MANIFEST --via`. To have all "
-                f"of it here, where its owner gives it away, copy state/checkpoint of the main server's folder to {directory / MAIN_SERVER}."
+                "`m2fedsa fed-server` goes on with it; a client predicts by `m2fedsa predict CLIENT_DIR MANIFEST --via`. To have all of it "
+                "here, where its owner gives it away, copy state/checkpoint of the main server's folder to "
+                f"{directory / MAIN_SERVER}."
             )
 
     def write(self, directory: Path) -> None:
