@@ -7,12 +7,14 @@
 
 A task is a recipe with 25 clients and Dirichlet 0.5 over classes, as the recipe is in all else; of a run's rounds the one that does best on
 validation samples counts. Every arm that trains has the same search: a few learning rates (see `TASKS`) on seeds that are in no table, of
-which the one with the best mean on validation samples runs on the seeds of the tables. Three parts, each built upon the one before:
+which the one with the best mean on validation samples runs on the seeds of the tables. Four parts, all built upon the first:
 
     methods    all methods
     factors    the four best of the federated methods that train (by validation) at the rates found there, and the closed form: IID,
                Dirichlet 0.1, 100 clients, and 50 and 90 % of the modalities of multimodal clients' samples missing
     ablations  the method without one of its parts, at the rate of the whole
+    labels     1 to 100 % of the training samples labelled: unlabelled ones taught by fusion, by their own modality, or not at all; at the
+               rate of the method, or at the recipe's where nothing was searched
 
 What was run before with the same settings is not run again, and a run that was stopped goes on: the command can be interrupted at any time.
 `spoken_digits`, `products` and `meld_text` need folders of yours (docs/results_real.md says what they hold).
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
     from m2fedsa.comparing.study import Job
     from m2fedsa.config import Config
 
-PARTS = ("methods", "factors", "ablations")
+PARTS = ("methods", "factors", "ablations", "labels")
 DEFAULT = ("data.clients=25", "data.partition=dirichlet", "data.alpha=0.5", "evaluation.keep_best=true", "compute.threads=1")
 FACTORS: Mapping[str, tuple[str, ...]] = {
     "IID": ("data.partition=iid",),
@@ -46,6 +48,12 @@ FACTORS: Mapping[str, tuple[str, ...]] = {
     "50 % missing": ("data.missing_rate=0.5",),
     "90 % missing": ("data.missing_rate=0.9",),
 }
+TEACHING = ("transfer.start=1", "transfer.refresh=3")
+LABELS: Mapping[str, tuple[str, ...]] = {
+    f"{percent} %": (f"data.labelled_fraction={percent / 100:g}", *TEACHING) for percent in (1, 5, 10, 20, 50, 100)
+}
+TAUGHT = ("no_transfer", "m2fedsa", "self_teaching", "closed_form")
+"""Without teachers, taught by fusion, each modality its own teacher, and labelled samples in closed form."""
 BEST = 4
 NO_FEDERATION = ("centralised", "local")
 CLOSED = "closed_form"
@@ -135,6 +143,9 @@ class Plan:
             search = self._runs(part, "default", "search", self._asked(METHODS), task.search, grid)
             yield [one for one in search if one.config.federation.rounds]
             yield [one for name in self._asked(METHODS) for one in self._chosen(part, "default", name, name, rows)]
+        elif part == "labels":
+            arms = [name for name in TAUGHT if not self.arms or name in self.arms]
+            yield [one for share in LABELS for name in arms for one in self._chosen(part, share, name, "m2fedsa", rows)]
         elif part == "ablations":
             yield [one for name in self._asked(ABLATIONS) for one in self._chosen(part, "default", name, "m2fedsa", rows)]
         else:
@@ -161,7 +172,7 @@ class Plan:
     ) -> Iterator[Wanted]:
         from m2fedsa.comparing.study import of_methods
 
-        base = self._base(FACTORS.get(factor, ()))
+        base = self._base({**FACTORS, **LABELS}.get(factor, ()))
         study = replace(of_methods(base, arms, grid, 1), seeds=tuple(seeds))
         for job in study.jobs():
             place = Path(self.task.recipe, part, factor.replace(" ", "_"), stage) / job.place

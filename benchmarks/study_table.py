@@ -37,7 +37,7 @@ def render(rows: Sequence[Row]) -> str:
             continue
         text.append(f"## {task}\n")
         text.append(_searched(tuning))
-        parts = {part: [row for row in mine if row["part"] == part] for part in ("methods", "factors", "ablations")}
+        parts = {part: [row for row in mine if row["part"] == part] for part in ("methods", "factors", "ablations", "labels")}
         whole = [row for row in parts["methods"] if row["arm"] == "m2fedsa"]
         if parts["methods"]:
             text.append(_table(_compared(parts["methods"], tuning, task)))
@@ -45,6 +45,8 @@ def render(rows: Sequence[Row]) -> str:
             text += ["### Without one of its parts\n", _table(_compared([*whole, *parts["ablations"]], tuning, task))]
         if parts["factors"]:
             text += ["### One factor at a time\n", _factors(parts["factors"], parts["methods"], METRIC.get(task, "accuracy"))]
+        if parts["labels"]:
+            text += ["### Few labels\n", _labels(parts["labels"], METRIC.get(task, "accuracy"))]
     return "\n".join(text).rstrip() + "\n"
 
 
@@ -87,6 +89,31 @@ def _table(found: Comparison) -> str:
     if rising:
         lines += ["", f"Not converged: {listing(rising)} gained a point or more in the last third of the rounds on validation samples."]
     return "\n".join([*lines, ""])
+
+
+def _labels(rows: Sequence[Row], metric: str) -> str:
+    """For each share of labelled samples, fused and each modality alone: without teachers, and in points what teachers add."""
+    shares, arms = list(dict.fromkeys(row["factor"] for row in rows)), list(dict.fromkeys(row["arm"] for row in rows))
+    first = arms[0]
+    lines = [f"| labelled | {metric} | {' | '.join(arms)} |", "| --- | --- |" + " --- |" * len(arms)]
+    for share in shares:
+        for what in ("fused", *rows[0]["outcome"]["modalities"]):
+            values = {
+                arm: {row["seed"]: row["outcome"]["test"][what][metric] for row in rows if (row["arm"], row["factor"]) == (arm, share)}
+                for arm in arms
+            }
+            shown = [estimate(list(values[first].values())) or "–"]
+            for arm in arms[1:]:
+                both = sorted(set(values[arm]) & set(values[first]))
+                apart = difference([values[arm][seed] for seed in both], [values[first][seed] for seed in both])
+                shown.append(
+                    "–" if apart is None else f"{100 * apart.mean:+.1f}{'' if apart.half is None else f' ± {100 * apart.half:.1f}'}"
+                )
+            lines.append(f"| {share if what == 'fused' else ''} | {what} | {' | '.join(shown)} |")
+    told = (
+        f"{first}: mean ± half of the 95 % interval; the others: points above it, paired by seed. closed_form knows labelled samples alone."
+    )
+    return "\n".join([*lines, "", told, ""])
 
 
 def _factors(rows: Sequence[Row], default: Sequence[Row], metric: str) -> str:
