@@ -64,9 +64,9 @@ def lead(grid: Any, context: Any) -> None:
     keys = {public_key_bytes(key): name for name, key in registry.admitted().items()}
     federation = FlowerFederation(grid, registry.clients(), keys, program.run, issuer_of(folder, program, registry))
     server = FedServer(drawing.blueprint, federation.clients())
-    while len(federation.present()) < int(context.run_config["clients"]):
+    while len(here := federation.present(server.candidates(), 0)) < int(context.run_config["clients"]):
         time.sleep(0.5)
-    plan, tasks = server.begin_round(federation.present())
+    plan, tasks = server.begin_round(here)
     nodes = [node.node_id for node in grid.get_nodes() if keys.get(node.public_key) in plan.roster]
     times: dict[str, list[float]] = {"Flower's own": [], "ours": []}
     for _ in range(int(context.run_config["turns"])):

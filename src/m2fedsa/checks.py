@@ -100,8 +100,13 @@ def check_data(config: Config, data: FederatedData) -> None:
     for name, client in data.clients.items():
         _check_client(name, client, data)
     check_stopping(config, any(client.validation is not None for client in data.clients.values()))
-    if not any(bool(labelled(client.train.labels).any()) for client in trains if client.train is not None):
+    learning = sum(bool(labelled(client.train.labels).any()) for client in trains if client.train is not None)
+    if not learning:
         raise DataError("no training sample of any client has a label. Transfer needs some to start from.")
+    if learning < config.federation.min_clients:
+        raise ConfigError(
+            f"federation.min_clients = {config.federation.min_clients}, but {learning} clients have training samples with labels."
+        )
 
 
 def check_widths(config: Config) -> None:

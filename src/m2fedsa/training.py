@@ -216,7 +216,9 @@ class Training:
         """The four steps at the head of this file. `RoundLostError` if too few clients finish; nothing counts then."""
         began = time.monotonic()
         server, coordination = self.parties.fed_server, self.parties.coordination
-        plan, tasks = server.begin_round(self.parties.federation.present(), self.keeping.best_number)
+        candidates = server.candidates()
+        here = self.parties.federation.present(candidates, min(self.config.federation.min_clients, len(candidates)))
+        plan, tasks = server.begin_round(here, self.keeping.best_number)
         coordination.begin(plan)
         answers = self.asking.relay(tasks) if self.config.federation.client_update == "relay" else self.asking.ask(tasks, "training")
         results = [answer for answer in answers if isinstance(answer, TrainResult)]

@@ -250,13 +250,16 @@ def check_sums(found: ClassSums, z: np.ndarray, y: np.ndarray) -> None:
     assert np.allclose(found.products, z.T @ z, atol=1e-12)
 
 
-def test_a_client_that_fails_is_left_out_of_the_sums(float64) -> None:
+@pytest.mark.parametrize("comes_back", [False, True])
+def test_a_client_that_fails_is_left_out_of_the_sums(float64, comes_back: bool) -> None:
+    """And of the judging of what they came to, where it has come back by then."""
     data = worlds.federated(BIG)
     config = worlds.config(federation__warm_start=True)
     who = worlds.parties(config, data)
 
     def ask(tasks) -> list[object]:
-        return [Failure("eve", "DataError", "") if task.client == "eve" else next(iter(who.federation.run([task]))) for task in tasks]
+        away = "" if comes_back and isinstance(tasks[0], JudgeTask) else "eve"
+        return [Failure("eve", "DataError", "") if task.client == away else next(iter(who.federation.run([task]))) for task in tasks]
 
     outcome = warm_start(who.fed_server, ask)
     assert {failure.client for failure in outcome.failures} == {"eve"}

@@ -1,4 +1,5 @@
 import functools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -124,6 +125,17 @@ def test_a_client_that_only_evaluates_takes_no_part_in_sampling():
     assert [task.client for task in tasks] == ["ann"]
     with pytest.raises(ConfigError, match="federation.clients_per_round = 2, but 1 clients have training samples."):
         assemble(worlds.config(MODALITIES, federation__clients_per_round=2), Extensions(held, worlds.encoders(MODALITIES)))
+
+
+def test_a_round_takes_no_more_clients_than_can_learn():
+    """Whoever has unlabelled samples alone learns nothing before the transfer phase."""
+    given = data()
+    unlabelled = replace(given.clients["bob"].train, labels=torch.full((5,), -1))
+    given = replace(given, clients={**given.clients, "bob": replace(given.clients["bob"], train=unlabelled)})
+    parties = assemble(worlds.config(MODALITIES), Extensions(given, worlds.encoders(MODALITIES)))
+    assert parties.fed_server.candidates() == ["ann"]
+    with pytest.raises(ConfigError, match="federation.min_clients = 2, but 1 clients have training samples with labels."):
+        assemble(worlds.config(MODALITIES, federation__min_clients=2), Extensions(given, worlds.encoders(MODALITIES)))
 
 
 # --- encoders that were cut before ----------------------------------------------------------------------------------------------------

@@ -79,8 +79,8 @@ class Config(Section):
         clients = self.federation.clients_per_round
         if clients is not None and clients > self.data.clients and self.data.manifest is None:
             raise ValueError(f"federation.clients_per_round = {clients}, but data.clients = {self.data.clients}")
-        if self.federation.min_clients > (clients or self.data.clients):
-            raise ValueError(f"federation.min_clients = {self.federation.min_clients}, but only {clients or self.data.clients} take part")
+        if clients is not None and self.federation.min_clients > clients:
+            raise ValueError(f"federation.min_clients = {self.federation.min_clients}, but only {clients} take part")
         if self.federation.server_adam is not None and self.federation.server_momentum:
             raise ValueError("federation.server_adam has a momentum of its own: set server_momentum = 0, or leave server_adam out")
         for name, modality in self.modalities.items():

@@ -5,7 +5,7 @@ Flower starts this in a process of its own (`server_app.py`). What happens is to
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -125,10 +125,9 @@ def _conduct(grid: "Grid", folder: Path, program: FedServerProgram, journal: Jou
 
     def gather() -> Headquarters:
         keys = {public_key_bytes(key): name for name, key in registry.admitted().items()}
-        issue, least = issuer_of(folder, program, registry), config.federation.min_clients
-        waits = program.wait_for_clients, program.wait_for_return
-        federation = FlowerFederation(grid, registry.clients(), keys, program.run, issue, least, *waits)
-        _await(federation, len(keys), program.wait_for_clients, journal)
+        issue, waits = issuer_of(folder, program, registry), (program.wait_for_clients, program.wait_for_return)
+        federation = FlowerFederation(grid, registry.clients(), keys, program.run, issue, *waits)
+        _await(federation, list(keys.values()), program.wait_for_clients, journal)
         fed_server = FedServer(drawing.blueprint, federation.clients())
         coordination = coordination_of(folder, program)
         company.append(Headquarters(drawing.blueprint, drawing.classes, registry, fed_server, federation, coordination, program.attempts))
@@ -149,16 +148,16 @@ def _hand_over(company: Headquarters, journal: Journal) -> None:
 
 
 def _await(
-    federation: FlowerFederation, number: int, patience: float, journal: Journal, sleep: Callable[[float], None] = time.sleep
+    federation: FlowerFederation, clients: Sequence[str], patience: float, journal: Journal, sleep: Callable[[float], None] = time.sleep
 ) -> None:
-    """Wait until all clients are connected, or for so many seconds."""
+    """Wait until all of these clients are connected, or for so many seconds."""
     until, there = time.monotonic() + patience, -1
     while True:
-        found = len(federation.present())
+        found = len(federation.present(clients, 0))
         if found != there:
-            journal.note("connected", clients=found, registered=number)
+            journal.note("connected", clients=found, registered=len(clients))
             there = found
-        if found >= number or time.monotonic() > until:
+        if found >= len(clients) or time.monotonic() > until:
             return
         sleep(0.5)
 

@@ -108,20 +108,27 @@ class FedServer:
     def begin_round(self, present: Sequence[str] | None = None, best: int | None = None) -> tuple[RoundPlan, list[TrainTask]]:
         """Plan the next round: its phase, its clients, their tasks. `present`: who can take part now; None: everybody. `best`: the round
         whose checkpoint everybody shall keep."""
-        config, number = self.blueprint.config, self.state.round + 1
-        since = transfer_since(config.transfer.start, number, self.state.losses, self.state.since)
+        config, number, since = self.blueprint.config, self.state.round + 1, self._since()
         rate = config.optimizer.learning_rate
         if config.optimizer.schedule == "cosine":
             rate *= cosine(number, config.federation.rounds)
         phase: Phase = "fusion" if since is None else "transfer"
-        here = self.clients.keys() if present is None else set(present)
-        eligible = [one for name, one in self.clients.items() if name in here and self._takes_part(one, transfer=since is not None)]
+        eligible = [self.clients[name] for name in self.candidates() if present is None or name in present]
         chosen = self.sampler(number, eligible, config.federation.clients_per_round, derive(config.seed, "sample", number))
         _check_chosen(chosen, eligible, number)
         roster = {name: self.clients[name].modalities for name in sorted(chosen)}
         seed = derive_seed(config.seed, "round", number)
         plan = RoundPlan(number, phase, seed, roster, rate, config.transfer.weights, since, best)
         return plan, [TrainTask(name, plan, self.view(name)) for name in roster]
+
+    def candidates(self) -> list[str]:
+        """The names of those who have something to learn from in the next round, sorted."""
+        since = self._since()
+        return [name for name, one in self.clients.items() if self._takes_part(one, transfer=since is not None)]
+
+    def _since(self) -> int | None:
+        """The first round of the transfer phase, where the next round is in it."""
+        return transfer_since(self.blueprint.config.transfer.start, self.state.round + 1, self.state.losses, self.state.since)
 
     def _takes_part(self, client: ClientInfo, transfer: bool) -> bool:
         """Whoever has something to learn from: labels; in the transfer phase also unlabelled samples of several modalities."""

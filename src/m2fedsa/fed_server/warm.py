@@ -92,7 +92,7 @@ def _fit(
         if task.number(one) > 0
     }
     pairs = {name: tuple((one.weight, one.bias) for one in many) for name, many in candidates.items()}
-    tables, second = _judge(server, ask, judges, pairs, scales, "labels")
+    tables, second = _judge(server, ask, _heard(judges, sums), pairs, scales, "labels")
     chosen = best(tables, config.shrinkages, scales)
     server.adopt(
         {
@@ -129,7 +129,7 @@ def _side_by_side(
         return residual_ridge(centred(one) if of == "joint" else one, shrinkage)
 
     candidates = tuple((fit(even, shrinkage), torch.zeros(task.outputs)) for shrinkage in shrinkages)
-    tables, second = _judge(server, ask, clients, {FUSED: candidates}, CORRECTIONS, of)
+    tables, second = _judge(server, ask, _heard(clients, sums), {FUSED: candidates}, CORRECTIONS, of)
     shrinkage, scale = best(tables, shrinkages, CORRECTIONS)[FUSED]
     weight = scale * fit(even + odd, shrinkage)
     if of == "fused":
@@ -139,6 +139,11 @@ def _side_by_side(
     blocks = zip(widths, blocks_of(weight, [one.pooled for one in widths.values()]), strict=True)
     server.adopt({name: Linear(block, bias + prior) for name, (block, bias) in blocks})
     return first + second, dict.fromkeys(widths, (shrinkage, scale))
+
+
+def _heard(judges: Sequence[str], sums: Sequence[SumsResult]) -> list[str]:
+    """Those whose sums are in what is judged: one that was away then and has come back would count by half."""
+    return [name for name in judges if name in {result.client for result in sums}]
 
 
 @dataclass(frozen=True)

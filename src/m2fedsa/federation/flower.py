@@ -63,13 +63,12 @@ class FlowerFederation:
         keys: Mapping[bytes, str],
         run: str,
         issue: Issue,
-        least: int = 1,
         patience: float = 0.0,
         absence: float = 0.0,
     ) -> None:
-        """`keys`: a SuperNode's public key -> its client. `issue`: signs tokens. `least`: clients with training samples that are waited for
-        before a round, for `patience` seconds. `absence`: seconds after which a client that was lost is known to stay away."""
-        self._least, self._patience, self._absence = least, patience, absence
+        """`keys`: a SuperNode's public key -> its client. `issue`: signs tokens. `patience`: seconds for which clients are waited for where
+        there are too few; `absence`: after which one that was lost is known to stay away."""
+        self._patience, self._absence = patience, absence
         self._gone = set[str]()
         self._grid, self._keys, self._run, self._issue = grid, keys, run, issue
         self._registry = sorted(registry, key=lambda client: client.name)
@@ -80,24 +79,26 @@ class FlowerFederation:
         """See `Federation.clients`."""
         return self._registry
 
-    def present(self) -> Sequence[str]:
-        """See `Federation.present`. Where fewer can train than it takes for a round, it waits for others."""
-        until = time.monotonic() + self._patience
-        trainers = {client.name for client in self._registry if client.train}
-        while len(trainers.intersection(found := self._nodes())) < self._least and time.monotonic() < until:
-            time.sleep(_SLOWEST)
-        return sorted(found)
+    def present(self, clients: Sequence[str], least: int, /) -> Sequence[str]:
+        """See `Federation.present`."""
+        return self._there(clients, least, set(clients))
 
     def returned(self, clients: Sequence[str], least: int, /) -> Sequence[str]:
         """See `Federation.returned`. Who fell away may need a minute: Flower lets a key in again only when it has missed the old node."""
-        began = time.monotonic()
+        there = self._there(clients, least, self._gone)
+        self._gone |= set(clients).difference(there)
+        return there
+
+    def _there(self, clients: Sequence[str], least: int, given_up: set[str]) -> Sequence[str]:
+        """Who of them is there, once nobody else is worth waiting for: not who is given up, nor anybody for longer than the absence, unless
+        there are fewer than `least`; and never who has no key to be let in with, or longer than the patience."""
+        began, may_come = time.monotonic(), set(self._keys.values()).intersection(clients)
         while True:
-            there = set(clients).intersection(self._nodes())
+            there = may_come.intersection(self._nodes())
             self._gone -= there
-            away, waited = set(clients) - there, time.monotonic() - began
-            hopeless = away <= self._gone or waited >= self._absence
-            if hopeless and (len(there) >= least or waited >= self._patience):
-                self._gone |= away
+            away, waited = may_come - there, time.monotonic() - began
+            content = len(there) >= least and (away <= given_up or waited >= self._absence)
+            if content or not away or waited >= self._patience:
                 return sorted(there)
             time.sleep(_SLOWEST)
 

@@ -45,12 +45,12 @@ class InProcessFederation:
         """See `Federation.clients`."""
         return [client.info() for client in self._clients.values()]
 
-    def present(self) -> Sequence[str]:
-        """See `Federation.present`."""
-        return list(self._clients)
+    def present(self, clients: Sequence[str], _least: int, /) -> Sequence[str]:
+        """See `Federation.present`: nobody is ever away."""
+        return sorted(clients)
 
     def returned(self, clients: Sequence[str], _least: int, /) -> Sequence[str]:
-        """See `Federation.returned`: nobody is ever away."""
+        """See `Federation.returned`."""
         return sorted(clients)
 
     def run(self, tasks: Sequence[Task]) -> Iterator[Result | Failure]:

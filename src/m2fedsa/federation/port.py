@@ -16,12 +16,11 @@ class Federation(Protocol):
     def clients(self) -> Sequence[ClientInfo]:
         """Who is registered, sorted by name."""
 
-    def present(self) -> Sequence[str]:
-        """The names of those that can be given a task now, sorted."""
+    def present(self, clients: Sequence[str], least: int, /) -> Sequence[str]:
+        """Those of these clients that can be given a task now, sorted. Others are waited for as long as there are fewer than `least`."""
 
     def returned(self, clients: Sequence[str], least: int, /) -> Sequence[str]:
-        """Those of these clients that can be given a task now, sorted. The others are waited for: as long as there are fewer than `least`,
-        else once, until they are known to stay away."""
+        """As `present`, but all others are waited for once, until they are known to stay away."""
 
     def run(self, tasks: Sequence[Task]) -> Iterator[Result | Failure]:
         """Give each task to its client and yield one result or failure per task, in the order in which they arrive. `StorageError`

@@ -42,35 +42,42 @@ def clock(monkeypatch):
     return clock
 
 
-def federation(clock, least, spans):
-    infos = [ClientInfo(name, ("image",), 0 if name == "eva" else 5, 5, 0, 4, 4) for name in ("ann", "bob", "eva")]
-    keys = {info.name.encode(): info.name for info in infos}
-    return flower.FlowerFederation(Grid(clock, spans), infos, keys, "run", lambda *_: "token", least, PATIENCE, ABSENCE)
+def federation(clock, spans, registered=("ann", "bob", "eva")):
+    infos = [ClientInfo(name, ("image",), 5, 5, 0, 4, 4) for name in ("ann", "bob", "eva")]
+    keys = {name.encode(): name for name in registered}
+    return flower.FlowerFederation(Grid(clock, spans), infos, keys, "run", lambda *_: "token", PATIENCE, ABSENCE)
 
 
 ALWAYS = [(0, 1e9)]
 
 
-def test_a_round_waits_for_clients_that_train(clock):
-    """Whoever only evaluates is none of them."""
-    apart = federation(clock, 2, {"ann": ALWAYS, "bob": [(70, 1e9)], "eva": ALWAYS})
-    assert apart.present() == ["ann", "bob", "eva"]
+def test_a_round_waits_for_as_many_as_it_takes_and_no_more(clock):
+    apart = federation(clock, {"ann": ALWAYS, "bob": [(70, 1e9)], "eva": ALWAYS})
+    assert apart.present(["ann", "bob"], 1) == ["ann"]
+    assert clock.now == 0
+    assert apart.present(["ann", "bob"], 2) == ["ann", "bob"]
     assert 70 <= clock.now < 72
 
 
 def test_a_round_does_not_wait_for_ever(clock):
-    assert federation(clock, 2, {"ann": ALWAYS, "eva": ALWAYS}).present() == ["ann", "eva"]
+    assert federation(clock, {"ann": ALWAYS, "eva": ALWAYS}).present(["ann", "bob"], 2) == ["ann"]
     assert PATIENCE <= clock.now < PATIENCE + 2
 
 
+def test_nobody_waits_for_a_client_that_was_revoked(clock):
+    apart = federation(clock, {"ann": ALWAYS}, registered=("ann", "eva"))
+    assert apart.returned(["ann", "bob"], 2) == apart.present(["ann", "bob"], 2) == ["ann"]
+    assert clock.now == 0
+
+
 def test_whoever_comes_back_was_waited_for(clock):
-    apart = federation(clock, 1, {"ann": ALWAYS, "bob": [(60, 1e9)]})
+    apart = federation(clock, {"ann": ALWAYS, "bob": [(60, 1e9)]})
     assert apart.returned(["bob", "ann"], 0) == ["ann", "bob"]
     assert 60 <= clock.now < 62
 
 
 def test_whoever_stays_away_is_waited_for_once_until_it_has_come_back(clock):
-    apart = federation(clock, 1, {"ann": ALWAYS, "bob": [(1000, 2000), (2050, 1e9)]})
+    apart = federation(clock, {"ann": ALWAYS, "bob": [(1000, 2000), (2050, 1e9)]})
     assert apart.returned(["ann", "bob"], 0) == ["ann"]
     assert ABSENCE <= clock.now < ABSENCE + 2
     before = clock.now
@@ -84,7 +91,7 @@ def test_whoever_stays_away_is_waited_for_once_until_it_has_come_back(clock):
 
 
 def test_where_too_few_are_there_others_are_waited_for_however_often_in_vain(clock):
-    apart = federation(clock, 1, {"bob": [(500, 1e9)]})
+    apart = federation(clock, {"bob": [(500, 1e9)]})
     assert apart.returned(["bob"], 1) == []
     assert PATIENCE <= clock.now < PATIENCE + 2
     assert apart.returned(["bob"], 1) == ["bob"]
