@@ -126,7 +126,7 @@ def _conduct(grid: "Grid", folder: Path, program: FedServerProgram, journal: Jou
     def gather() -> Headquarters:
         keys = {public_key_bytes(key): name for name, key in registry.admitted().items()}
         issue, least = issuer_of(folder, program, registry), config.federation.min_clients
-        waits = program.wait_for_clients, program.wait_for_return
+        waits = program.wait_for_clients, program.wait_for_return, 3600 * program.answer_hours
         federation = FlowerFederation(grid, registry.clients(), keys, program.run, issue, least, *waits)
         _await(federation, len(keys), program.wait_for_clients, journal)
         fed_server = FedServer(drawing.blueprint, federation.clients())
