@@ -124,7 +124,7 @@ class FedServerService:
                     return self._told(outcome)
                 starts = 1 if self._committed() > before else starts + 1
             raise RunError(
-                f"the run was begun {MOST_STARTS} times and crashed each time before a round was done; {self.state / 'superlink.log'} says how."
+                f"the run was begun {MOST_STARTS} times and crashed each time before a round was done; {self.superlink.log} says how."
             )
         finally:
             end([self.superlink])

@@ -130,8 +130,8 @@ class Resident:
         return Answer(type(result).__name__, sent)
 
     def _unforeseen(self, error: Exception) -> Answer:
-        """For an error that is none of ours, as of a disk that fails. What the system says names a file; what others say may hold a sample's
-        values, so it is neither logged nor sent."""
+        """For an error that is none of ours, as of a disk that fails. What the system says names a file; what others say may hold values of
+        a sample, so it is neither logged nor sent."""
         kind, words = type(error).__name__, f": {error}" if isinstance(error, OSError) else ""
         self.journal.note("failed", level="error", kind=kind, reason=f"{kind}{words}", trace=places(error))
         return Answer(kind, message=f"client {self.client.name}: {kind}{words}. Its state/{LOG} says where in the code.")

@@ -69,7 +69,7 @@ class FlowerFederation:
         answer: float = 24 * 3600.0,
     ) -> None:
         """`keys`: a SuperNode's public key -> its client. `issue`: signs tokens. `least`: clients with training samples that are waited for
-        before a round, for `patience` seconds. `absence`: seconds after which a client that was lost is known to stay away. `answer`: seconds
+        before a round, for `patience` seconds. `absence`: seconds after which a client that was lost is known to stay away. `answer`: those
         after which a task counts as lost whose client is connected and has never answered."""
         self._least, self._patience, self._absence = least, patience, absence
         self._gone, self._answer = set[str](), answer
