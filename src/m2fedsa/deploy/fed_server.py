@@ -34,7 +34,7 @@ _ROOM = 1 << 20
 T = TypeVar("T")
 MOST_STARTS = 20
 """Times that a run is begun again after crashes without a round committed between, before a person has to look."""
-_INPUT = {kind.__name__: kind for kind in (InputError, *InputError.__subclasses__())}
+_INPUT: dict[str, type[M2FedSAError]] = {"InputError": InputError, **{kind.__name__: kind for kind in InputError.__subclasses__()}}
 """Errors that stay until a person mends something, by name."""
 APP = """[build-system]
 requires = ["hatchling"]
