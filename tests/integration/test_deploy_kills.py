@@ -1,8 +1,8 @@
 """kill -9 of every party of a deployment at random moments: the run goes on or is begun again, and ends with the digest of a run that
 nothing befell, over the same accepted clients.
 
-The main server is killed in CI; `make nightly` adds twenty kills of all six. They take minutes: Flower notices after about a minute who is
-gone, and lets a client's key in again only then.
+The main server is killed in CI; `make nightly` adds twenty kills over all eight. They take minutes: Flower notices after about a
+minute who is gone, and lets a client's key in again only then.
 """
 
 import os
@@ -28,6 +28,8 @@ MARKS = {
     "superlink": "m2fedsa.federation.superlink",
     "serverapp": "flwr-serverapp",
     "fed-server": "fed-server",
+    "superexec": "flower-superexec",
+    "clientapp": "flwr-clientapp",
 }
 """A word of each party's command."""
 

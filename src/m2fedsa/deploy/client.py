@@ -12,15 +12,21 @@ from typing import TYPE_CHECKING
 from m2fedsa.deploy.journal import Journal
 from m2fedsa.deploy.keys import CA, SUPERNODE_KEY, check_keys
 from m2fedsa.deploy.places import KEYS, LOG, STATE, socket_of
-from m2fedsa.deploy.processes import QUIET, Child, adopt_orphans, end, hold, is_open, reap
+from m2fedsa.deploy.processes import QUIET, Child, adopt_orphans, end, has_child, hold, is_open, reap
 from m2fedsa.deploy.programs import ClientProgram, read_program
 from m2fedsa.errors import Interrupted, RunDirectoryError
 
 if TYPE_CHECKING:
     from types import FrameType
 
+    from m2fedsa.deploy.resident import Resident
+
 _AGAIN = 5.0
 """Seconds before a SuperNode that ended is begun again."""
+_SUPEREXEC = "flower-superexec"
+"""What a SuperNode starts once, and what starts its ClientApps. The SuperNode does not see when it ends, and then answers no task."""
+_MISSING, _FIRST = 5.0, 180.0
+"""Seconds that a SuperNode may be without it, and from its start until it has it first: a busy machine is slow."""
 
 
 class ClientService:
@@ -54,32 +60,37 @@ class ClientService:
         return {**QUIET, "FLWR_HOME": home, "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2", "PATH": path, "OMP_NUM_THREADS": "1"}
 
     def serve(self) -> None:
-        """Until it is told to end. The SuperNode may bring a task while heads and samples are still being read: it waits at the socket."""
+        """Until it is told to end. `InputError` if heads, samples or keys cannot be used: they are read before the SuperNode starts."""
         adopt_orphans()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _interrupt)
         try:
-            with _door(self.socket) as door:
+            from m2fedsa.assembly import cpu_threads
+
+            resident = self._resident()
+            with cpu_threads(resident.client.shared.blueprint.config.compute.threads), _door(self.socket) as door:
                 threading.Thread(target=self._tend, daemon=True).start()
-                from m2fedsa.assembly import cpu_threads
-                from m2fedsa.deploy.links import link_of
-                from m2fedsa.deploy.resident import Resident
-                from m2fedsa.deploy.site import client_of
-
-                link = link_of(self.folder, self.program)
-                client = client_of(self.folder, self.program.name, tuple(self.program.modalities), link)
-
-                def admit(token: str) -> None:
-                    link.token = token
-
-                with cpu_threads(client.shared.blueprint.config.compute.threads):
-                    Resident(client, self.program.run, admit, self.journal, self.state).serve(door)
+                resident.serve(door)
         finally:
             end([self.supernode])
             self.socket.unlink(missing_ok=True)
 
+    def _resident(self) -> "Resident":
+        from m2fedsa.deploy.links import link_of
+        from m2fedsa.deploy.resident import Resident
+        from m2fedsa.deploy.site import client_of
+
+        link = link_of(self.folder, self.program)
+        client = client_of(self.folder, self.program.name, tuple(self.program.modalities), link)
+
+        def admit(token: str) -> None:
+            link.token = token
+
+        return Resident(client, self.program.run, admit, self.journal, self.state)
+
     def _tend(self) -> None:
         """Keep a SuperNode running, once there is a SuperLink: without one it ends soon, and its next start costs seconds of computing."""
+        due = 0.0
         while True:
             if self.supernode.process is None or self.supernode.status is not None:
                 if self.supernode.process is not None:
@@ -88,6 +99,13 @@ class ClientService:
                     reap()
                 self._await_superlink()
                 self.supernode.start()
+                due = time.monotonic() + _FIRST
+            elif has_child(self.supernode.process.pid, _SUPEREXEC):
+                due = time.monotonic() + _MISSING
+            elif time.monotonic() > due:
+                # Told to end, it says goodbye to the SuperLink, which then reports its tasks as lost and lets its key in again at once.
+                self.journal.note("crashed", level="warning", what=_SUPEREXEC)
+                end([self.supernode])
             time.sleep(0.5)
 
     def _await_superlink(self) -> None:

@@ -9,27 +9,33 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from m2fedsa.deploy.drawing import read_json
+from m2fedsa.checkpoint import Manifest
+from m2fedsa.deploy.drawing import Drawing, read_json
 from m2fedsa.deploy.journal import Journal
-from m2fedsa.deploy.keys import CA, SUPERLINK, check_keys
+from m2fedsa.deploy.keys import CA, SUPERLINK, check_keys, identity_of
 from m2fedsa.deploy.lead import OUTCOME
+from m2fedsa.deploy.links import issuer_of
 from m2fedsa.deploy.places import KEYS, LOG, STATE
 from m2fedsa.deploy.processes import QUIET, Child, adopt_orphans, end, hold, is_open
 from m2fedsa.deploy.programs import FedServerProgram, read_program
 from m2fedsa.deploy.registry import Registry
 from m2fedsa.durable import write_atomically
-from m2fedsa.errors import Interrupted, LinkError, M2FedSAError, RunError, StorageError
+from m2fedsa.errors import InputError, Interrupted, LinkError, M2FedSAError, RunError, StorageError
 from m2fedsa.federation.superlink import Control
+from m2fedsa.reporting.run_directory import RunDirectory
 
 _PATIENCE = 180.0
-"""Seconds that a SuperLink has to listen after its start, and to answer again when it has not: a busy machine is slow."""
+"""Seconds that a SuperLink has to listen after its start, to answer again when it has not, and to start the ServerApp: a busy machine is
+slow."""
 _LOOK, _ASK = 0.5, 3.0
 """Seconds between two looks at the outcome, and between two questions to the SuperLink."""
 _ROOM = 1 << 20
 """Bytes that the disk has to take before a start."""
 T = TypeVar("T")
 MOST_STARTS = 20
-"""Times that a run is begun again after crashes, before a person has to look."""
+"""Times that a run is begun again after crashes without a round committed between, before a person has to look."""
+_INPUT: dict[str, type[M2FedSAError]] = {"InputError": InputError, **{kind.__name__: kind for kind in InputError.__subclasses__()}}
+"""Errors that stay until a person mends something, by name."""
 APP = """[build-system]
 requires = ["hatchling"]
 build-backend = "hatchling.build"
@@ -76,7 +82,12 @@ class FedServerService:
         self.folder = path.resolve().parent
         self.program = read_program(path, FedServerProgram)
         check_keys(self.folder)
-        Registry.read(self.folder)
+        # All that the ServerApp will need besides the network: what is wrong here is told before anything listens.
+        identity_of(self.folder, SUPERLINK)
+        issuer_of(self.folder, self.program, Registry.read(self.folder))
+        out = RunDirectory(self.folder / self.program.out, Drawing.read(self.folder).blueprint.config)
+        self._checkpoint = out.checkpoint
+        self._committed()
         self.state = self.folder / STATE
         self.journal = Journal(self.state / LOG, "fed-server", self.program.run)
         self.authority = (self.folder / KEYS / CA).read_bytes()
@@ -98,18 +109,23 @@ class FedServerService:
         return {**QUIET, "FLWR_HOME": str(self.state / "flower"), "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2", "PATH": path}
 
     def through(self) -> str:
-        """To the end of the run; its digest. `RunError` if it failed or does not get past its crashes, `RunDirectoryError` if another
-        process runs on this folder."""
+        """To the end of the run; its digest. `RunError` if it failed or does not get past its crashes, `InputError` of the kind that the
+        ServerApp told of, `RunDirectoryError` if another process runs on this folder."""
         lock = hold(self.state, "the fed server")
         adopt_orphans()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _interrupt)
         try:
-            for _ in range(MOST_STARTS):
+            starts = 0
+            while starts < MOST_STARTS:
+                before = self._committed()
                 outcome = self._once()
                 if outcome is not None:
                     return self._told(outcome)
-            raise RunError(f"the run was begun {MOST_STARTS} times and crashed each time; {self.state / 'superlink.log'} says how.")
+                starts = 1 if self._committed() > before else starts + 1
+            raise RunError(
+                f"the run was begun {MOST_STARTS} times and crashed each time before a round was done; {self.superlink.log} says how."
+            )
         finally:
             end([self.superlink])
             os.close(lock)
@@ -135,7 +151,7 @@ class FedServerService:
             end([self.superlink])
 
     def _watch(self, control: Control, run: int) -> dict[str, str] | None:
-        due = time.monotonic() + _ASK
+        due, begins = time.monotonic() + _ASK, time.monotonic() + _PATIENCE
         while True:
             time.sleep(_LOOK)
             if (self.state / OUTCOME).exists():
@@ -146,6 +162,10 @@ class FedServerService:
             state, words = self._patiently(lambda: control.state(run))
             if state == "finished" and not (self.state / OUTCOME).exists():
                 self.journal.note("crashed", level="warning", what="run", reason=words)
+                return None
+            if state == "waiting" and time.monotonic() > begins:
+                # What starts ServerApps may have ended, which the SuperLink does not see.
+                self.journal.note("crashed", level="warning", what="run", reason=f"no ServerApp started within {_PATIENCE:.0f} seconds")
                 return None
 
     def _patiently(self, ask: Callable[[], T]) -> T:
@@ -176,6 +196,11 @@ class FedServerService:
         time.sleep(1.0)
         return None
 
+    def _committed(self) -> int:
+        """The last round that is part of the run; -1 before the first. `RunDirectoryError` if its manifest was altered."""
+        manifest = Manifest.read(self._checkpoint)
+        return -1 if manifest is None else manifest.round
+
     def _check_room(self) -> None:
         """`StorageError` if the disk takes nothing any more: a run that crashed for want of room could not say so."""
         probe = self.state / "room"
@@ -198,7 +223,7 @@ class FedServerService:
 
     def _told(self, outcome: dict[str, str]) -> str:
         if outcome["status"] != "done":
-            raise RunError(outcome["message"])
+            raise _INPUT.get(outcome["kind"], RunError)(outcome["message"])
         return outcome["digest"]
 
 

@@ -6,6 +6,7 @@ A journal never holds a key, a token, a sample or a tensor: `note` is given name
 import datetime
 import json
 import sys
+import traceback
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -42,3 +43,8 @@ class Journal:
             self._path.replace(self._path.with_name(f"{self._path.name}.1"))
         with self._path.open("a", encoding="utf-8") as file:
             file.write(line)
+
+
+def places(error: BaseException) -> list[str]:
+    """Of an error that nobody foresaw, the places in the code that it came through, without values."""
+    return [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)]

@@ -125,7 +125,8 @@ def _conduct(grid: "Grid", folder: Path, program: FedServerProgram, journal: Jou
 
     def gather() -> Headquarters:
         keys = {public_key_bytes(key): name for name, key in registry.admitted().items()}
-        issue, waits = issuer_of(folder, program, registry), (program.wait_for_clients, program.wait_for_return)
+        issue = issuer_of(folder, program, registry)
+        waits = program.wait_for_clients, program.wait_for_return, 3600 * program.answer_hours
         federation = FlowerFederation(grid, registry.clients(), keys, program.run, issue, *waits)
         _await(federation, list(keys.values()), program.wait_for_clients, journal)
         fed_server = FedServer(drawing.blueprint, federation.clients())

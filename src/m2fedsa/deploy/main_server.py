@@ -7,14 +7,13 @@ import logging
 import os
 import signal
 import time
-import traceback
 from pathlib import Path
 from typing import Any
 
 from m2fedsa.assembly import cpu_threads
 from m2fedsa.coordination.grpc_server import CoordinationServer, Steward
 from m2fedsa.deploy.drawing import Drawing
-from m2fedsa.deploy.journal import Journal
+from m2fedsa.deploy.journal import Journal, places
 from m2fedsa.deploy.keys import FED_SERVER_KEYS, MAIN_SERVER_KEYS, REVOKED, identity_of
 from m2fedsa.deploy.lasting import Lasting
 from m2fedsa.deploy.meters import Desk, Meters
@@ -147,7 +146,7 @@ class _Lines(logging.Handler):
         facts = dict(getattr(record, "facts", {}))
         error = record.exc_info[1] if record.exc_info else None
         if error is not None:
-            facts["trace"] = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)]
+            facts["trace"] = places(error)
         self._journal.note(record.getMessage(), level=record.levelname.lower(), **facts)
 
 

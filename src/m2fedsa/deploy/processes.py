@@ -107,6 +107,18 @@ def is_open(host: str, port: int) -> bool:
     return True
 
 
+def has_child(parent: int, program: str) -> bool:
+    """Whether a process has a living child that runs this program; one that has ended and was not taken leave of is none."""
+    import psutil
+
+    with suppress(psutil.NoSuchProcess):
+        for one in psutil.Process(parent).children():
+            with suppress(psutil.NoSuchProcess):
+                if one.status() != psutil.STATUS_ZOMBIE and any(Path(word).name == program for word in one.cmdline()[:3]):
+                    return True
+    return False
+
+
 def end_with(supervisor: int) -> None:
     """End this process as soon as the one that looks after it is gone: its next start begins where this one's last round ended, and two
     would write the same run."""

@@ -47,6 +47,8 @@ class FedServerProgram(Section):
     wait_for_return: Seconds = 120.0
     """Seconds to wait, once, for a client that was lost within the warm start or an evaluation; then these go on without it until it comes
     back."""
+    answer_hours: Seconds = 24.0
+    """Hours after which a task counts as lost whose client stays connected and never answers; longer than any task takes."""
     attempts: Annotated[int, Field(ge=1)] = 5
     """How often a round is begun again when too few clients finish it or the main server was started anew, before the run stops."""
     patience: Seconds = 600.0

@@ -14,10 +14,11 @@ from typing import cast
 
 from m2fedsa.client import Client
 from m2fedsa.data.samples import SPLITS, ClientData, Samples
-from m2fedsa.deploy.journal import Journal
+from m2fedsa.deploy.journal import Journal, places
 from m2fedsa.deploy.keepsake import Keepsake
+from m2fedsa.deploy.places import LOG
 from m2fedsa.deploy.watched import WatchedLink, WatchedSamples
-from m2fedsa.errors import M2FedSAError, ProtocolError, RunError
+from m2fedsa.errors import Interrupted, M2FedSAError, ProtocolError, RunError
 from m2fedsa.federation.doorstep import ALIVE, ENVELOPE, TASK, Answer, Envelope, answer, receive, send
 from m2fedsa.links import wire
 from m2fedsa.links.port import Link
@@ -87,7 +88,7 @@ class Resident:
                 self._serve(connection)
 
     def _serve(self, connection: socket.socket) -> None:
-        """One task. Whatever comes through the door, the client lives on."""
+        """One task. Whatever comes through the door and whatever becomes of the task, the client lives on until it is told to end."""
         connection.settimeout(_HANDED_IN)
         try:
             envelope, body = _handed_in(connection)
@@ -115,14 +116,25 @@ class Resident:
             task = cast(Task | KeepTask, wire.decode(body, TrainTask, SumsTask, JudgeTask, EvaluateTask, KeepTask))
             self.journal.note("task", kind=envelope.kind)
             result = self._kept(envelope, task) if isinstance(task, KeepTask) else self._performed(envelope, task)
+            sent = wire.to_bytes(result)
+        except Interrupted:
+            raise
         except M2FedSAError as error:
             self.journal.note("failed", level="warning", kind=type(error).__name__, reason=str(error))
             return Answer(type(error).__name__, message=str(error))
+        except Exception as error:
+            return self._unforeseen(error)
         if isinstance(result, TrainResult) and isinstance(task, TrainTask) and result.local is not None:
             self._written = (task.plan.number, result.local)
-        sent = wire.to_bytes(result)
         self.journal.note("done", kind=envelope.kind, seconds=round(time.monotonic() - began, 3), bytes=len(sent))
         return Answer(type(result).__name__, sent)
+
+    def _unforeseen(self, error: Exception) -> Answer:
+        """For an error that is none of ours, as of a disk that fails. What the system says names a file; what others say may hold values of
+        a sample, so it is neither logged nor sent."""
+        kind, words = type(error).__name__, f": {error}" if isinstance(error, OSError) else ""
+        self.journal.note("failed", level="error", kind=kind, reason=f"{kind}{words}", trace=places(error))
+        return Answer(kind, message=f"client {self.client.name}: {kind}{words}. Its state/{LOG} says where in the code.")
 
     def _performed(self, envelope: Envelope, task: Task) -> Result:
         self.admit(envelope.token)

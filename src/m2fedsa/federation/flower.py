@@ -65,10 +65,12 @@ class FlowerFederation:
         issue: Issue,
         patience: float = 0.0,
         absence: float = 0.0,
+        answer: float = 24 * 3600.0,
     ) -> None:
         """`keys`: a SuperNode's public key -> its client. `issue`: signs tokens. `patience`: seconds for which clients are waited for where
-        there are too few; `absence`: after which one that was lost is known to stay away."""
-        self._patience, self._absence = patience, absence
+        there are too few; `absence`: after which one that was lost is known to stay away; `answer`: after which a task counts as lost
+        whose client is connected and has never answered."""
+        self._patience, self._absence, self._answer = patience, absence, answer
         self._gone = set[str]()
         self._grid, self._keys, self._run, self._issue = grid, keys, run, issue
         self._registry = sorted(registry, key=lambda client: client.name)
@@ -124,15 +126,22 @@ class FlowerFederation:
             else:
                 awaited[number] = task
         yield from away
-        pause = _QUICKEST
+        pause, until = _QUICKEST, time.monotonic() + self._answer
         while awaited:
             arrived = list(self._grid.pull_messages(list(awaited)))
             for reply in arrived:
                 task = awaited.pop(reply.metadata.reply_to_message_id)
                 yield self._read(task, reply)
             pause = _QUICKEST if arrived else min(_SLOWEST, pause * 1.2)
+            if awaited and time.monotonic() >= until:
+                yield from map(self._silent, awaited.values())
+                return
             if awaited:
                 time.sleep(pause)
+
+    def _silent(self, task: Task | KeepTask) -> Failure:
+        words = f"client {task.client} is connected, but has not answered for {self._answer / 3600:g} hours (`answer_hours`)"
+        return Failure(task.client, "Silent", f"{words}: look at its logs, and start `m2fedsa client` anew there.")
 
     def commit(self, round_number: int, accepted: Sequence[str]) -> None:
         """See `Federation.commit`. The clients learn of it with their next task."""

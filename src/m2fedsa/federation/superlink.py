@@ -7,6 +7,7 @@ one that starts runs at the same port, and whoever can start a run can run code 
 
 import ipaddress
 import logging
+import os
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
@@ -129,6 +130,8 @@ def main(arguments: Iterable[str]) -> None:
         return app
 
     service.create_app = create_app
+    # Whose X-Forwarded-For is believed, by uvicorn: from elsewhere nobody's, whatever this process has inherited.
+    os.environ["FORWARDED_ALLOW_IPS"] = "127.0.0.1"
     # A line for each of the many times that a SuperNode asks whether there is anything to do would fill the disk.
     logging.getLogger("uvicorn.access").addFilter(lambda _: False)
     sys.argv = ["flower-superlink", *arguments]

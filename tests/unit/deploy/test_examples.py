@@ -98,3 +98,20 @@ def test_a_main_server_has_the_time_to_drain():
 
 def test_there_is_a_unit_for_each_program():
     assert {path.stem for path in UNITS} == {f"m2fedsa-{command}" for command in FILES}
+
+
+def test_an_image_holds_no_deployment():
+    """`deploy init --dir deployment` and `docker build` are run in the same folder: no key may get into an image that people pass on."""
+    copied = {
+        word for line in (EXAMPLES / "Dockerfile").read_text().splitlines() if line.startswith("COPY ") for word in line.split()[1:-1]
+    }
+    assert copied == {"src", "pyproject.toml", "README.md", "LICENSE", "LICENSES"}
+    assert "ADD " not in (EXAMPLES / "Dockerfile").read_text()
+    everything, *rest = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and not line.startswith("#")]
+    assert everything == "*"
+    assert {line.removeprefix("!") for line in rest if line.startswith("!")} == copied
+    assert all((ROOT / name).exists() for name in copied)
+
+
+def test_no_deployment_gets_into_the_repository():
+    assert "/deployment/" in (ROOT / ".gitignore").read_text().splitlines()

@@ -42,10 +42,10 @@ def clock(monkeypatch):
     return clock
 
 
-def federation(clock, spans, registered=("ann", "bob", "eva")):
+def federation(clock, spans, *answer, registered=("ann", "bob", "eva")):
     infos = [ClientInfo(name, ("image",), 5, 5, 0, 4, 4) for name in ("ann", "bob", "eva")]
     keys = {name.encode(): name for name in registered}
-    return flower.FlowerFederation(Grid(clock, spans), infos, keys, "run", lambda *_: "token", PATIENCE, ABSENCE)
+    return flower.FlowerFederation(Grid(clock, spans), infos, keys, "run", lambda *_: "token", PATIENCE, ABSENCE, *answer)
 
 
 ALWAYS = [(0, 1e9)]
@@ -96,6 +96,48 @@ def test_where_too_few_are_there_others_are_waited_for_however_often_in_vain(clo
     assert PATIENCE <= clock.now < PATIENCE + 2
     assert apart.returned(["bob"], 1) == ["bob"]
     assert 500 <= clock.now < 502
+
+
+class Answering(Grid):
+    """client -> when it answers; it is connected all the time."""
+
+    def __init__(self, clock, answers):
+        super().__init__(clock, dict.fromkeys(answers, ALWAYS))
+        self.answers = answers
+
+    def push_messages(self, messages):
+        return messages
+
+    def pull_messages(self, numbers):
+        arrived = [name for name in numbers if self.answers[name] <= self.clock.now]
+        return [SimpleNamespace(metadata=SimpleNamespace(reply_to_message_id=name), has_error=lambda: False) for name in arrived]
+
+
+def answered(clock, monkeypatch, answers, hours):
+    """client -> what became of its task."""
+    apart = federation(clock, {}, hours * 3600)
+    apart._grid = Answering(clock, answers)
+    monkeypatch.setattr(apart, "_message", lambda task, node: task.client)
+    monkeypatch.setattr(apart, "_read", lambda task, reply: SimpleNamespace(client=task.client, kind=None))
+    tasks = [EvaluateTask(name, GlobalView({}, None, None, 0), "test") for name in answers]
+    return {one.client: one for one in apart.run(tasks)}
+
+
+def test_a_client_that_is_connected_and_never_answers_is_lost_in_the_end(clock, monkeypatch):
+    """Whatever keeps it from answering: nothing hangs for longer than that."""
+    found = answered(clock, monkeypatch, {"ann": 5, "bob": 3 * 3600, "eva": 1e9}, hours=2)
+    assert found["ann"].kind is None
+    assert 2 * 3600 <= clock.now < 2 * 3600 + 2
+    for name in ("bob", "eva"):
+        assert isinstance(found[name], Failure)
+        assert found[name].kind == "Silent"
+        assert f"client {name} is connected, but has not answered for 2 hours (`answer_hours`)" in found[name].message
+
+
+def test_a_slow_client_is_waited_for(clock, monkeypatch):
+    found = answered(clock, monkeypatch, {"ann": 5, "bob": 3 * 3600}, hours=24)
+    assert [found[name].kind for name in ("ann", "bob")] == [None, None]
+    assert clock.now < 3 * 3600 + 2
 
 
 class Scripted:
