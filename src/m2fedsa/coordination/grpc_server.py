@@ -121,8 +121,9 @@ class CoordinationServer:
             log.warning(
                 "refused", extra={"facts": {"call": method, "round": _round(call), "why": str(error), "kind": type(error).__name__}}
             )
-            unfinished = isinstance(error, UnfinishedError)
-            return to_bytes(Unfinished(str(error), error.clients) if unfinished else Refusal.of(error, final=False))
+            if isinstance(error, UnfinishedError):
+                return to_bytes(Unfinished(str(error), error.clients))
+            return to_bytes(Refusal.of(error, final=False))
         log.info(method.lower(), extra={"facts": {"round": _round(call)}})
         self.steward.changed(method, _round(call))
         return to_bytes(answer)
