@@ -122,18 +122,19 @@ class _Look:
             _known_names("sums", half, known)
         _same_names("odd sums", result.odd, result.even)
         rows = self.blueprint.classes + (self.blueprint.task.kind != "single_label" or task.of in ("joint", FUSED))
-        most = self.client.labelled + (self.client.teachable if task.of == "soft" else 0)
-        for name in result.even:
-            found = 0.0
-            for place, sums in ((f"even sums of {name}", result.even[name]), (f"odd sums of {name}", result.odd[name])):
-                width = known[name]
+        softly = self.client.teachable if task.of == "soft" else 0
+        for name, width in ((name, known[name]) for name in result.even):
+            for half, sums, most in (
+                ("even", result.even[name], self.client.labelled + softly),
+                ("odd", result.odd[name], self.client.labelled),
+            ):
+                place = f"{half} sums of {name}"
                 for field, shape in (("counts", (rows,)), ("sums", (rows, width)), ("products", (width, width))):
                     _fits(f"{field} in the {place}", getattr(sums, field), shape)
                 # Of classes all counts are samples; else the last one is.
                 counts = sums.counts if rows == self.blueprint.classes else sums.counts[-1:]
                 _not_below_zero(f"counts in the {place}", counts)
-                found += float(counts.sum())
-            _within(f"samples in the sums of {name}", found, most)
+                _within(f"samples in the {place}", float(counts.sum()), most)
         self._counted(result.counts)
 
     def _summed_names(self, task: SumsTask) -> dict[str, int]:
