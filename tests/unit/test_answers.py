@@ -88,24 +88,23 @@ def test_a_round(classes, case):
 
 
 def half(**changes):
-    def change(right):
-        name = next(iter(right.even))
-        one = right.even[name]
+    def changed(right):
+        name, one = next(iter(right.even.items()))
         return replace(
-            right, even={**right.even, name: replace(one, **{field: made(getattr(one, field)) for field, made in changes.items()})}
+            right, even={**right.even, name: replace(one, **{field: new(getattr(one, field)) for field, new in changes.items()})}
         )
 
-    return change
+    return changed
 
 
 SUMMED = {
     "nan": (half(products=lambda one: one * NAN), "products in the even sums of image has"),
     "shape": (half(sums=lambda one: one[:, :3]), r"sums in the even sums of image is \(4, 3\)"),
     "negative": (half(counts=lambda one: one - 100), "counts in the even sums of image has a value of -"),
-    "too many": (half(counts=lambda one: one + 1e6), r"samples in the sums of image is \d.*; 0 … \d+ is needed"),
+    "too many": (half(counts=lambda one: one + 1e6), r"samples in the even sums of image is \d.*; 0 … \d+ is needed"),
     "unknown": (lambda right: replace(right, even={"smell": right.even["image"]}), "sums of 'smell' are unknown"),
     "a half": (lambda right: replace(right, odd={}), "odd sums image is missing"),
-    "counted": (lambda right: replace(right, counts=right.counts + 1e6), "samples in counts is 4e"),
+    "counted": (lambda right: replace(right, counts=right.counts + 1e6), "samples in counts is 4"),
     "integers": (lambda right: replace(right, counts=right.counts.long()), "counts is .*int64; .* floating is needed"),
 }
 
@@ -118,9 +117,11 @@ def test_the_warm_start(classes, case):
 
 
 def tally(field, change):
-    return lambda right: replace(
-        right, tallies={**right.tallies, "fused": {**right.tallies["fused"], field: change(right.tallies["fused"][field])}}
-    )
+    def changed(right):
+        fused = right.tallies["fused"]
+        return replace(right, tallies={**right.tallies, "fused": {**fused, field: change(fused[field])}})
+
+    return changed
 
 
 @pytest.mark.parametrize(
@@ -144,6 +145,8 @@ def test_an_evaluation(kind, field, change, expected):
 @pytest.mark.parametrize("settings", [{}, {"warm_start__form": '"joint"'}, {"warm_start__fused": True}], ids=["apart", "joint", "fused"])
 def test_no_right_answer_is_refused(kind, settings):
     """Through a run with a warm start, soft labels and transfer."""
+    if kind == "regression" and "warm_start__form" in settings:
+        pytest.skip("the settings refuse this")
     config = worlds.config(
         transfer__start=2, data__task=f'"{kind}"', federation__warm_start=True, evaluation__every=1, federation__local_epochs=2, **settings
     )
