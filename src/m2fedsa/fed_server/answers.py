@@ -124,11 +124,11 @@ class _Look:
         rows = self.blueprint.classes + (self.blueprint.task.kind != "single_label" or task.of in ("joint", FUSED))
         softly = self.client.teachable if task.of == "soft" else 0
         for name, width in ((name, known[name]) for name in result.even):
-            for half, sums, most in (
+            for which, sums, most in (
                 ("even", result.even[name], self.client.labelled + softly),
                 ("odd", result.odd[name], self.client.labelled),
             ):
-                place = f"{half} sums of {name}"
+                place = f"{which} sums of {name}"
                 for field, shape in (("counts", (rows,)), ("sums", (rows, width)), ("products", (width, width))):
                     _fits(f"{field} in the {place}", getattr(sums, field), shape)
                 # Of classes all counts are samples; else the last one is.
