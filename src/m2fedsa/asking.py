@@ -28,10 +28,11 @@ class Asking:
         self._parties, self._progress = parties, progress
 
     def ask(self, tasks: Sequence[Task], what: str) -> list[Answer | Failure]:
-        """The answers, in the order in which they come."""
+        """The answers, in the order in which they come; one that does not fit its task is its client's failure."""
         answers: list[Answer | Failure] = []
+        given = {task.client: task for task in tasks}
         for answer in self._parties.federation.run(tasks):
-            answers.append(answer)
+            answers.append(self._parties.fed_server.checked(given[answer.client], answer))
             self._progress.client_done(len(answers), len(tasks), what)
         return answers
 
@@ -60,7 +61,9 @@ class Asking:
         latest: dict[str, Tensor] = {}
         for done, task in enumerate(tasks, 1):
             view = replace(task.view, tensors={name: latest.get(name, value) for name, value in task.view.tensors.items()})
-            for answer in self._parties.federation.run([replace(task, view=view)]):
+            given = replace(task, view=view)
+            for found in self._parties.federation.run([given]):
+                answer = self._parties.fed_server.checked(given, found)
                 answers.append(answer)
                 if isinstance(answer, TrainResult):
                     latest |= answer.tensors

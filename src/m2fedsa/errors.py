@@ -11,6 +11,7 @@
     └── RunError                a run that could not go on: the command line exits with 1
         ├── DivergedError       a loss, feature or gradient that is not finite
         ├── ProtocolError       a party said something that has no place at this point
+        │   └── UnfinishedError a round cannot end with clients whose sessions did not close in order
         ├── RefusedError        a party is not let in: no token, an expired one, another's
         ├── LinkError           the way to another party broke, or it fell silent
         ├── RoundLostError      the main server was started anew within a round, which has to be repeated
@@ -19,6 +20,8 @@
 
 A message says in one sentence what is wrong and where, in another what to do.
 """
+
+from collections.abc import Sequence
 
 
 class M2FedSAError(Exception):
@@ -63,6 +66,15 @@ class DivergedError(RunError):
 
 class ProtocolError(RunError):
     """A party said something that has no place at this point of the protocol."""
+
+
+class UnfinishedError(ProtocolError):
+    """A round cannot end with these clients: their sessions did not close in order. Without them it can."""
+
+    def __init__(self, text: str, clients: Sequence[str] = ()) -> None:
+        """`clients`: their names."""
+        super().__init__(text)
+        self.clients = tuple(clients)
 
 
 class RefusedError(RunError):

@@ -20,13 +20,13 @@ from m2fedsa.checkpoint import Manifest
 from m2fedsa.config import Config
 from m2fedsa.costs import Costs
 from m2fedsa.data.samples import FederatedData
-from m2fedsa.errors import Interrupted, ProtocolError, RoundLostError, RunDirectoryError, RunError, StorageError
+from m2fedsa.errors import Interrupted, ProtocolError, RoundLostError, RunDirectoryError, RunError, StorageError, UnfinishedError
 from m2fedsa.fed_server import Sampler, uniform_sampler
 from m2fedsa.fed_server.warm import WarmStart, warm_start
 from m2fedsa.figures import Evaluated, bytes_of, failure_records, result_record, round_record
 from m2fedsa.keeping import Keeping
 from m2fedsa.losses import Loss, step_loss
-from m2fedsa.messages import Failure, TrainResult, TrainTask
+from m2fedsa.messages import Averaged, Failure, RoundPlan, TrainResult, TrainTask
 from m2fedsa.parties import Company
 from m2fedsa.reporting.progress import Progress, Silent
 from m2fedsa.reporting.records import Metrics, RoundRecord, WarmStartRecord
@@ -136,6 +136,8 @@ class Training:
         if self.directory is not None:
             self.directory.begin(facts)
         self.keeping.open(None if self.directory is None else self.directory.checkpoint)
+        # A main server that is a process of its own may have been in a later round of a run that begins again.
+        self.parties.coordination.restore(0, None)
         self.progress.started(facts)
         if self.config.federation.warm_start:
             self._warm_start()
@@ -223,10 +225,7 @@ class Training:
         answers = self.asking.relay(tasks) if self.config.federation.client_update == "relay" else self.asking.ask(tasks, "training")
         results = [answer for answer in answers if isinstance(answer, TrainResult)]
         failures = [answer for answer in answers if isinstance(answer, Failure)]
-        if len(results) < self.config.federation.min_clients:
-            coordination.abort(plan.number)
-            raise RoundLostError(too_few(plan, len(results), failures, self.config.federation.min_clients))
-        averaged = coordination.end(server.accept(plan, results))
+        averaged = self._averaged(plan, results, failures)
         server.end_round(plan, results)
         evaluated = self.asking.evaluate("validation") if self._is_due(plan.number) else None
         self._book(tasks, results, failures, evaluated, time.monotonic() - began)
@@ -234,6 +233,21 @@ class Training:
         coordination.commit(plan.number)
         self.parties.federation.commit(plan.number, [result.client for result in results])
         self.progress.round_done(self.history[-1])
+
+    def _averaged(self, plan: RoundPlan, results: list[TrainResult], failures: list[Failure]) -> Averaged:
+        """The main server's averages. A client whose session did not close in order there moves from the results to the failures."""
+        coordination, least = self.parties.coordination, self.config.federation.min_clients
+        while len(results) >= least:
+            try:
+                return coordination.end(self.parties.fed_server.accept(plan, results))
+            except UnfinishedError as error:
+                lost = {result.client for result in results}.intersection(error.clients)
+                if not lost:
+                    raise
+                results[:] = [result for result in results if result.client not in lost]
+                failures += [Failure(name, "ProtocolError", _unfinished(name)) for name in sorted(lost)]
+        coordination.abort(plan.number)
+        raise RoundLostError(too_few(plan, len(results), failures, least))
 
     def _is_over(self) -> bool:
         """Whether `evaluation.patience` is at its end."""
@@ -304,3 +318,7 @@ class Training:
         if manifest is None:
             return f"before its first checkpoint, and will begin again. {how}"
         return f"after round {manifest.round} of {self.config.federation.rounds}, which is kept. {how}"
+
+
+def _unfinished(client: str) -> str:
+    return f"client {client} sent a result, but its session with the main server did not close in order: its copies there do not count."

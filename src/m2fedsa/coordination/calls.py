@@ -6,7 +6,9 @@ twice; an older one, which a slow network delivers late, or one of a process tha
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NoReturn
 
+from m2fedsa.errors import UnfinishedError
 from m2fedsa.messages import Acceptance, RoundPlan
 
 SERVICE = "m2fedsa.Coordination"
@@ -32,6 +34,18 @@ class Call:
 @dataclass(frozen=True)
 class Done:
     """There is nothing more to say."""
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """A round cannot end: sessions of accepted clients did not close in order."""
+
+    text: str
+    clients: tuple[str, ...]
+
+    def throw(self) -> NoReturn:
+        """Raise it."""
+        raise UnfinishedError(self.text, self.clients)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any, Self, TypeVar
 
 import grpc
 
-from m2fedsa.coordination.calls import SERVICE, Call, Done, Prints
+from m2fedsa.coordination.calls import SERVICE, Call, Done, Prints, Unfinished
 from m2fedsa.errors import LinkError, ProtocolError, RefusedError, RoundLostError
 from m2fedsa.identity import Identity
 from m2fedsa.links.grpc_client import channel
@@ -149,8 +149,8 @@ class GrpcCoordination:
                 break
             except grpc.RpcError as error:
                 self._again(error, method, until)
-        answer: object = decode(content, expected, Refusal)
-        if isinstance(answer, Refusal):
+        answer: object = decode(content, expected, Refusal, Unfinished)
+        if isinstance(answer, Refusal | Unfinished):
             answer.throw()
         if not isinstance(answer, expected):
             raise ProtocolError(f"{method} was answered by {type(answer).__name__}.")

@@ -11,9 +11,9 @@ from typing import Any, Protocol
 
 import grpc
 
-from m2fedsa.coordination.calls import METHODS, SERVICE, Call, Done, Prints
+from m2fedsa.coordination.calls import METHODS, SERVICE, Call, Done, Prints, Unfinished
 from m2fedsa.coordination.port import Coordination
-from m2fedsa.errors import M2FedSAError, ProtocolError, RefusedError
+from m2fedsa.errors import M2FedSAError, ProtocolError, RefusedError, UnfinishedError
 from m2fedsa.identity import Identity, Revoked
 from m2fedsa.links.grpc_ports import listen, peer_key, serve
 from m2fedsa.links.talk import Description, Refusal
@@ -121,6 +121,8 @@ class CoordinationServer:
             log.warning(
                 "refused", extra={"facts": {"call": method, "round": _round(call), "why": str(error), "kind": type(error).__name__}}
             )
+            if isinstance(error, UnfinishedError):
+                return to_bytes(Unfinished(str(error), error.clients))
             return to_bytes(Refusal.of(error, final=False))
         log.info(method.lower(), extra={"facts": {"round": _round(call)}})
         self.steward.changed(method, _round(call))

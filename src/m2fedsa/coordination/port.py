@@ -19,7 +19,8 @@ class Coordination(Protocol):
 
     def end(self, acceptance: Acceptance) -> Averaged:
         """Average exactly the copies of the accepted clients, each tensor by its samples; the result stands ready, not yet in force.
-        `ProtocolError` for another round than the one begun, or an accepted client whose session did not close in order."""
+        `ProtocolError` for another round than the one begun; `UnfinishedError` with the names of accepted clients whose sessions did not
+        close in order, after which the round can end without them."""
 
     def commit(self, round_number: int) -> None:
         """Put the prepared tensors in force and forget the older ones. `ProtocolError` if that round was not prepared."""

@@ -13,15 +13,19 @@ from torch import Tensor
 from m2fedsa.averaging import Average, Averager, Contribution, weighted_mean
 from m2fedsa.blueprint import FUSED, Blueprint, client_parts, initial_client_tensors
 from m2fedsa.errors import RunError
+from m2fedsa.fed_server import answers
 from m2fedsa.fed_server.phases import transfer_since
 from m2fedsa.messages import (
     Acceptance,
     ClientInfo,
     Evaluated,
     EvaluateTask,
+    Failure,
     GlobalView,
     Phase,
+    Result,
     RoundPlan,
+    Task,
     TrainResult,
     TrainTask,
 )
@@ -140,6 +144,10 @@ class FedServer:
         return GlobalView(
             of_modalities(self.state.tensors, modalities, (FUSED,)), self.state.log_prior, self.state.weights, self.state.round
         )
+
+    def checked(self, task: Task, answer: Result | Failure) -> Result | Failure:
+        """What a client answers to a task, or its failure where that is no answer to it."""
+        return answers.checked(self.blueprint, self.clients[task.client], task, answer)
 
     def accept(self, plan: RoundPlan, results: Sequence[TrainResult]) -> Acceptance:
         """Which copies the main server shall average, and with which weights."""

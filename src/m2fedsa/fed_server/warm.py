@@ -130,6 +130,8 @@ def _side_by_side(
 
     candidates = tuple((fit(even, shrinkage), torch.zeros(task.outputs)) for shrinkage in shrinkages)
     tables, second = _judge(server, ask, _heard(clients, sums), {FUSED: candidates}, CORRECTIONS, of)
+    if FUSED not in tables:  # nobody could judge
+        return first + second, {}
     shrinkage, scale = best(tables, shrinkages, CORRECTIONS)[FUSED]
     weight = scale * fit(even + odd, shrinkage)
     if of == "fused":

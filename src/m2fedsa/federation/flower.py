@@ -10,7 +10,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, cast
 
 from m2fedsa.errors import M2FedSAError, ProtocolError
-from m2fedsa.federation.doorstep import Envelope
+from m2fedsa.federation.doorstep import Answer, Envelope
 from m2fedsa.identity import Purpose
 from m2fedsa.links import wire
 from m2fedsa.messages import (
@@ -172,12 +172,11 @@ class FlowerFederation:
     def _read(self, task: Task | KeepTask, reply: "Message") -> Result | KeepResult | Failure:
         if reply.has_error():
             return Failure(task.client, "Lost", f"client {task.client}: Flower says: {reply.error.reason}")
-        told = reply.content[RECORD]
-        kind, message = str(told["kind"]), str(told["message"])
-        if "result" not in told:
-            return Failure(task.client, kind, message)
         try:
-            result = wire.decode(cast(bytes, told["result"]), RESULTS[type(task)])
+            told = _told(task.client, reply)
+            if told.result is None:
+                return Failure(task.client, told.kind, told.message)
+            result = wire.decode(told.result, RESULTS[type(task)])
             if result.client != task.client:
                 raise ProtocolError(f"client {task.client} sent a result of client {result.client}.")
         except M2FedSAError as error:
@@ -185,3 +184,20 @@ class FlowerFederation:
         if isinstance(result, TrainResult) and isinstance(task, TrainTask) and result.local is not None:
             self._written[task.client] = (task.plan.number, result.local)
         return result
+
+
+def _told(client: str, reply: "Message") -> Answer:
+    """What a reply holds. `ProtocolError` if it is none that a ClientApp of ours makes."""
+    from flwr.app import ConfigRecord
+
+    record = reply.content.get(RECORD) if reply.has_content() else None
+    if not isinstance(record, ConfigRecord):
+        found = "nothing" if record is None else f"a {type(record).__name__}"
+        raise ProtocolError(f"client {client} replied with {found} where a ConfigRecord named {RECORD} is needed.")
+    kind, message, result = (record.get(name) for name in ("kind", "message", "result"))
+    for name, value in (("kind", kind), ("message", message)):
+        if not isinstance(value, str):
+            raise ProtocolError(f"client {client} replied with a {name} of {type(value).__name__}; a text is needed.")
+    if result is not None and not isinstance(result, bytes):
+        raise ProtocolError(f"client {client} replied with a result of {type(result).__name__}; bytes are needed.")
+    return Answer(str(kind), result, str(message))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from m2fedsa.averaging import Average, Averager, Contribution, weighted_mean
 from m2fedsa.blueprint import Blueprint, initial_server_tensors, server_parts
-from m2fedsa.errors import ProtocolError
+from m2fedsa.errors import ProtocolError, RefusedError, UnfinishedError
 from m2fedsa.main_server.copies import Copies, Pass, encode, fuse_members
 from m2fedsa.main_server.inspection import fitting, inspect
 from m2fedsa.main_server.state import State
@@ -59,7 +59,8 @@ class MainServer:
     # --- sessions -------------------------------------------------------------------------------------------------------------------
 
     def session(self, client: str, round_number: int) -> "ServerSession":
-        """See `links.port.Link.session`. A client that opens its part again starts again from the global tensors."""
+        """See `links.port.Link.session`. A client whose session broke starts again from the global tensors; one that has closed
+        it in order has taken part, and a second time would undo that."""
         plan = self._plan
         if plan is None or plan.number != round_number:
             raise ProtocolError(
@@ -67,7 +68,10 @@ class MainServer:
             )
         if client not in plan.roster:
             raise ProtocolError(f"client {client} is not on the roster of round {round_number}.")
-        self._closed.discard(client)
+        if client in self._closed:
+            raise RefusedError(
+                f"client {client} has taken part in round {round_number} already: its session closed in order. It may in the next."
+            )
         self._copies[client] = self._open(client, plan)
         self._sessions[client] = ServerSession(self, client, plan, self._copies[client])
         return self._sessions[client]
@@ -93,7 +97,7 @@ class MainServer:
 
     def close(self, session: "ServerSession", client: str, in_order: bool) -> None:
         """A session ended; only one that ended in order can count. One that was opened anew since, or whose round is over, says nothing."""
-        if self._sessions.get(client) is not session:
+        if self._sessions.get(client) is not session or client in self._closed:
             return
         if in_order:
             self._closed.add(client)
@@ -152,7 +156,8 @@ class MainServer:
         if self._prepared is None or self._prepared.round != acceptance.round:
             unfinished = sorted(set(acceptance.samples) - self._closed)
             if unfinished:
-                raise ProtocolError(f"round {acceptance.round} cannot end: the sessions of {', '.join(unfinished)} did not close in order.")
+                text = f"round {acceptance.round} cannot end: the sessions of {', '.join(unfinished)} did not close in order."
+                raise UnfinishedError(text, unfinished)
             self._prepared = self._average(acceptance)
         state = self._prepared
         file = None if self.store is None else self.store.write(state.round, state.filed())

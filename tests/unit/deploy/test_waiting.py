@@ -164,7 +164,12 @@ def asked(script, back, least=1, attempts=5):
         found.calls += 1
 
     federation = Scripted(script, back)
-    parties = SimpleNamespace(federation=federation, attempts=attempts, coordination=SimpleNamespace(fingerprints=fingerprints))
+    parties = SimpleNamespace(
+        federation=federation,
+        attempts=attempts,
+        coordination=SimpleNamespace(fingerprints=fingerprints),
+        fed_server=SimpleNamespace(checked=lambda _task, answer: answer),
+    )
     tasks = [EvaluateTask(name, GlobalView({}, None, None, 0), "test") for name in script]
     answers = Asking(parties, SimpleNamespace(client_done=lambda *_: None)).surely(tasks, "test samples", least)
     assert sorted(one.client for one in answers) == sorted(script)
