@@ -216,6 +216,19 @@ def test_soft_labels_enter_once_and_move_the_classifiers(float64) -> None:
     assert (len(sums), len(judged)) == (2 * len(reference.clients), 2 * len(reference.clients))
 
 
+def test_labelled_samples_have_no_soft_labels_where_their_fusion_is_asked_for_too(float64) -> None:
+    """With the fused classifier in the warm start, the classifiers of single modalities are the same, and their sums to the bit."""
+    data = worlds.federated(BIG, unlabelled=0.5)
+    (_, _, _, plain), (_, _, _, fused) = (started(data, warm_start__fused=fused) for fused in (False, True))
+    sums = [[one for one in answers if isinstance(one, SumsResult)] for answers in (plain, fused)]
+    assert len(sums[1]) == 1.5 * len(sums[0])
+    for mine, other in zip(*sums, strict=False):
+        assert mine.client == other.client
+        for modality, one in mine.even.items():
+            assert torch.equal(one.counts, other.even[modality].counts), (mine.client, modality)
+            assert torch.equal(one.products, other.even[modality].products), (mine.client, modality)
+
+
 @pytest.mark.parametrize("least", [1, 4])
 def test_what_a_client_returns_is_sums_of_its_own_samples(float64, least: int) -> None:
     """Counts, sums and products by numpy over the even and the odd of its labelled samples that have the modality."""
