@@ -63,17 +63,14 @@ class ClientService:
                 threading.Thread(target=self._tend, daemon=True).start()
                 from m2fedsa.assembly import cpu_threads
                 from m2fedsa.deploy.links import link_of
-                from m2fedsa.deploy.resident import Resident
+                from m2fedsa.deploy.resident import resident_of
                 from m2fedsa.deploy.site import client_of
 
                 link = link_of(self.folder, self.program)
                 client = client_of(self.folder, self.program.name, tuple(self.program.modalities), link)
 
-                def admit(token: str) -> None:
-                    link.token = token
-
                 with cpu_threads(client.shared.blueprint.config.compute.threads):
-                    Resident(client, self.program.run, admit, self.journal, self.state).serve(door)
+                    resident_of(client, link, self.program.run, self.journal, self.state).serve(door)
         finally:
             end([self.supernode])
             self.socket.unlink(missing_ok=True)
