@@ -63,10 +63,13 @@ class GrpcLink:
             return self._evaluating(client).ask(request, EvaluationReply)
 
     def describe(self) -> Description:
-        """The main server as it is: its version, round, clock, tails. `LinkError` if it cannot be reached."""
+        """The main server as it is: its version, round, clock, tails. `LinkError` if it cannot be reached, `RefusedError` if it does not
+        answer this client."""
         try:
             answer = self._channel.unary_unary(f"/{SERVICE}/{DESCRIBE}")(b"", timeout=self.patience)
         except grpc.RpcError as error:
+            if error.code() == grpc.StatusCode.PERMISSION_DENIED:
+                raise RefusedError(f"{self.address}: {error.details()}") from error
             raise Unreachable(_unreachable(self.address, str(error.details()))) from error
         return decode(answer, Description)
 
