@@ -14,6 +14,7 @@ from tests.conformance import over_grpc as net
 from tests.conformance.test_ports import ROSTER, accept, activations, plan, step
 from tests.integration.test_link import ByHand, Place, place, wait
 
+from m2fedsa.coordination import calls as coordination
 from m2fedsa.deploy.journal import Journal
 from m2fedsa.deploy.main_server import _into
 from m2fedsa.errors import RefusedError
@@ -24,15 +25,17 @@ from m2fedsa.links.grpc_client import channel
 from m2fedsa.links.talk import DESCRIBE, LONGEST, SERVICE, STREAM, TOKEN, Description, Open, Refusal
 from m2fedsa.links.wire import decode, encode
 
-LIMITS = Limits(sessions=6, per_client=2, unopened=1, opening=1.0)
+LIMITS = Limits(sessions=12, per_client=2, unopened=1, opening=4.0)
 
 
 class Call:
     """Somebody with a certificate and no token."""
 
-    def __init__(self, at: Place, client: str, said: Iterator[bytes] | None = None, method: str = STREAM) -> None:
-        """`said`: None says nothing, and does not end."""
-        self.way = channel(f"localhost:{at.port}", net.party(client))
+    def __init__(
+        self, at: Place, client: str, said: Iterator[bytes] | None = None, method: str = STREAM, way: grpc.Channel | None = None
+    ) -> None:
+        """`said`: None says nothing, and does not end. `way`: a connection that there is already."""
+        self.way = way or channel(f"localhost:{at.port}", net.party(client))
         self.over = threading.Event()
         self.answers = self.way.stream_stream(f"/{SERVICE}/{method}")(self._silence() if said is None else said)
 
@@ -43,11 +46,10 @@ class Call:
     def refusal(self) -> Refusal:
         """What it is told."""
         incoming = Incoming()
-        for frame in self.answers:
-            message = incoming.add(frame)
-            if message is not None:
-                return decode(message, Refusal)
-        raise AssertionError("it ended without a word")
+        (message,) = (incoming.add(frame) for frame in self.answers)
+        self.over.set()
+        assert message is not None
+        return decode(message, Refusal)
 
     def ended(self) -> grpc.StatusCode:
         """How the call ends that hears nothing."""
@@ -85,19 +87,18 @@ def take_part(at: Place, client: str = "ann") -> None:
 
 @pytest.mark.parametrize("said", [lambda: None, trickling], ids=["silent", "trickling"])
 def test_a_key_without_a_token_cannot_take_everybody_s_place(at: Place, said: Callable[[], Iterator[bytes] | None]) -> None:
-    """It gets three calls of the six; these end after a second, however much they move; then it is heard again."""
+    """It gets three calls of the twelve; these end in time, however much they move; then it is heard again."""
     calls = [Call(at, "cyd", said()) for _ in range(3)]
     wait(lambda: sum(at.link._calls.values()) == 3)
-    more = [Call(at, "cyd") for _ in range(4)]
-    for one in more:
-        assert one.refusal().text == "the key of cyd has 3 calls open already."
+    for _ in range(12):
+        assert Call(at, "cyd", way=calls[0].way).refusal().text == "the key of cyd has 3 calls open already."
     take_part(at)
     assert [one.ended() for one in calls] == [grpc.StatusCode.CANCELLED] * 3
     wait(lambda: not at.link._calls)
-    assert at.link.meter.of("refused").count(("silent",)) == 3
+    wait(lambda: at.link.meter.of("refused").count(("silent",)) == 3)
     take_part(at, "cyd")
     assert at.host.end(accept(ann=1, cyd=1)).round == 1
-    for one in (*calls, *more):
+    for one in calls:
         one.close()
 
 
@@ -121,6 +122,27 @@ def test_a_call_that_asks_for_a_description_holds_no_place(at: Place) -> None:
     take_part(at)
     for one in calls:
         one.close()
+
+
+def test_clients_cannot_keep_the_fed_server_from_its_calls(at: Place) -> None:
+    """Its address takes eight calls at once, and takes every certificate of the run."""
+    ways = [channel(f"localhost:{at.coordination_port}", net.party("cyd")) for _ in range(8)]
+    over = threading.Event()
+
+    def silence() -> Iterator[bytes]:
+        over.wait(30)
+        yield from ()
+
+    calls = [way.stream_stream(f"/{coordination.SERVICE}/Describe")(silence()) for way in ways]
+    for call in calls:
+        with pytest.raises(grpc.RpcError) as refused:
+            next(call)
+        assert refused.value.code() == grpc.StatusCode.PERMISSION_DENIED
+    with at.fed(patience=0.5) as fed:
+        assert fed.describe().run == net.RUN
+    over.set()
+    for way in ways:
+        way.close()
 
 
 @pytest.mark.parametrize(
