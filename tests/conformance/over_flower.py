@@ -3,7 +3,6 @@
 The transport itself is a process per machine and message, which the integration tests start.
 """
 
-import functools
 import socket
 import tempfile
 import threading
@@ -19,7 +18,7 @@ from tests.conformance import over_grpc
 
 from m2fedsa.client import Client
 from m2fedsa.deploy.journal import Journal
-from m2fedsa.deploy.resident import Resident
+from m2fedsa.deploy.resident import resident_of
 from m2fedsa.federation.client_app import client_app
 from m2fedsa.federation.flower import FlowerFederation
 
@@ -78,7 +77,7 @@ def federation(who: worlds.Parties, links: over_grpc.Links, folder: Path) -> Ite
             link = links.of(name)
             client = Client(name, data, who.shared, link)
             journal = Journal(folder / f"{name}.jsonl", name, over_grpc.RUN)
-            resident = Resident(client, over_grpc.RUN, functools.partial(setattr, link, "token"), journal, folder / name)
+            resident = resident_of(client, link, over_grpc.RUN, journal, folder / name)
             threading.Thread(target=_serve, args=(resident, door), daemon=True).start()
             stack.callback(door.shutdown, socket.SHUT_RDWR)
         infos = who.federation.clients()

@@ -190,9 +190,15 @@ MALFORMED: Mapping[str, tuple[Callable[[Activations], Activations], str]] = {
     "another type": (spoilt("audio", hidden=lambda one: one.hidden.double()), "audio: `hidden` is .*float64.*float32"),
     "fewer samples": (spoilt("image", hidden=lambda one: one.hidden[:2]), r"image: `hidden` is \(2, .*3 samples"),
     "fewer tokens": (spoilt("text", hidden=lambda one: one.hidden[:, :4]), "client ann: the tail does not take"),
-    "a row beyond the batch": (spoilt("image", rows=lambda _: torch.tensor([0, 1, 3])), r"image: `rows` are \[0, 1, 3\]; .*0 … 2"),
-    "a negative row": (spoilt("image", rows=lambda _: torch.tensor([-1, 0, 1])), "image: `rows`"),
-    "a row twice": (spoilt("audio", rows=lambda _: torch.tensor([0, 1, 1])), r"audio: `rows` are \[0, 1, 1\]; rising"),
+    "a row beyond the batch": (
+        spoilt("image", rows=lambda _: torch.tensor([0, 1, 3])),
+        "image: 1 of 3 `rows` are wrong, first number 2, which is 3; .*0 … 2",
+    ),
+    "a negative row": (spoilt("image", rows=lambda _: torch.tensor([-1, 0, 1])), "image: 1 of 3 `rows` are wrong, first number 0"),
+    "a row twice": (
+        spoilt("audio", rows=lambda _: torch.tensor([0, 1, 1])),
+        "audio: 1 of 3 `rows` are wrong, first number 2, which is 1; rising",
+    ),
     "rows that are no numbers": (spoilt("audio", rows=lambda _: torch.tensor([0.0, 1.0, 2.0])), "audio: `rows` is .*int64"),
     "no mask": (spoilt("text", mask=lambda _: None), "text: its mask is missing"),
     "a mask of another length": (spoilt("text", mask=lambda one: one.mask[:, :5]), r"text: its mask is \(3, 5\).*\(3, 9\)"),

@@ -121,7 +121,8 @@ class WarmAnswers:
         """Posteriors of the unlabelled samples under the client's own class frequencies; keys as those of `teach`."""
         samples, prior = self._samples, sweep.log_prior
         variances = self._task.variances(prior, samples.presence, samples.modalities)
-        taught = [chunk for chunk in chunks if ALL in chunk.reply.fused]
+        # Labelled samples may have been fused as well, for the classifier of what is fused.
+        taught = [chunk for chunk in chunks if not bool(labelled(samples.labels[chunk.samples]).any())]
         return {
             name: self._task.soft(logits, variances.get(name), adjustment(logits, name, self._task, samples, prior), prior)
             for name, logits in teach(sweep, taught, self._blueprint.config.transfer.teacher).items()

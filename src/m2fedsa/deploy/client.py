@@ -77,16 +77,12 @@ class ClientService:
 
     def _resident(self) -> "Resident":
         from m2fedsa.deploy.links import link_of
-        from m2fedsa.deploy.resident import Resident
+        from m2fedsa.deploy.resident import resident_of
         from m2fedsa.deploy.site import client_of
 
         link = link_of(self.folder, self.program)
         client = client_of(self.folder, self.program.name, tuple(self.program.modalities), link)
-
-        def admit(token: str) -> None:
-            link.token = token
-
-        return Resident(client, self.program.run, admit, self.journal, self.state)
+        return resident_of(client, link, self.program.run, self.journal, self.state)
 
     def _tend(self) -> None:
         """Keep a SuperNode running, once there is a SuperLink: without one it ends soon, and its next start costs seconds of computing."""

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from m2fedsa.client import Client
 from m2fedsa.data.samples import SPLITS, ClientData, Samples
@@ -23,6 +23,9 @@ from m2fedsa.federation.doorstep import ALIVE, ENVELOPE, TASK, Answer, Envelope,
 from m2fedsa.links import wire
 from m2fedsa.links.port import Link
 from m2fedsa.messages import EvaluateTask, JudgeTask, KeepResult, KeepTask, Result, SumsTask, Task, TrainResult, TrainTask
+
+if TYPE_CHECKING:
+    from m2fedsa.links.grpc_client import GrpcLink
 
 _HANDED_IN = 30.0
 """Seconds that a ClientApp may take to hand in a task."""
@@ -165,6 +168,18 @@ def _handed_in(connection: socket.socket) -> tuple[str, bytes]:
     if kinds != (ENVELOPE, TASK):
         raise ProtocolError(f"frames of kinds {kinds} came where an envelope and a task were awaited.")
     return contents[0].decode(), contents[1]
+
+
+def resident_of(client: Client, link: "GrpcLink", run: str, journal: Journal, state: Path) -> Resident:
+    """The resident client on this link, its way to the main server, which opens sessions with the token of each task. Whatever is heard
+    from the main server is a step forward, for whoever waits: a task is not lost because others are served before it."""
+
+    def admit(token: str) -> None:
+        link.token = token
+
+    resident = Resident(client, run, admit, journal, state)
+    link.heard = resident.attention.tick
+    return resident
 
 
 def watched(data: ClientData, tick: Callable[[], None]) -> ClientData:

@@ -1,4 +1,4 @@
-"""A link and samples that say whenever a task has got on by a step."""
+"""A link and samples that say whenever a task has got on by a step. What is heard while an answer is awaited, the link itself says."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -26,6 +26,10 @@ class Limits:
     """streams at once"""
     per_client: int = 4
     """streams of one client at once"""
+    opening: float = 10.0
+    """seconds from the beginning of a call until its stream has to be let in"""
+    unopened: int = 4
+    """calls that one key may have at once beyond those streams: they have not been let in, or are being refused"""
     heartbeat: float = 5.0
     """seconds after which a client that waits is told that the server is alive"""
 
@@ -40,7 +44,7 @@ class Meter(Protocol):
         """It has ended: `in order`, `lost`, `silent`, or by the class of an error."""
 
     def refused(self, why: str) -> None:
-        """Something was refused, by the class of the error."""
+        """Something was refused, by the class of the error; `silent`: a call that did not say in time who it is."""
 
     def moved(self, direction: str, number: int) -> None:
         """So many bytes went `up` or `down`."""
@@ -65,6 +69,12 @@ class Gate:
     """public key of the fed server"""
     revoked: Any = field(default_factory=frozenset)
     """fingerprints of keys, asked with `in` at every message"""
+
+    def enter(self, key: str | None, name: str) -> None:
+        """Whether a call is heard at all, before it has said anything; `name`: on its certificate. `RefusedError` if not."""
+        if key is None:
+            raise RefusedError("a call came without a certificate.")
+        self.check(key, name)
 
     def admit(self, token: str | None, key: str | None, client: str) -> Token:
         """The token that lets the client in. `RefusedError` if there is none."""

@@ -20,15 +20,42 @@ class Desk:
         self.secure = False
         """whether bytes are encrypted; if not, frames carry a checksum"""
         self.watch = Watch(self.limits.silence)
+        self.door = Watch(self.limits.opening)
+        """ends calls that have not been let in"""
         self.admitting = True
         """whether new streams are taken"""
         self._streams: Counter[str] = Counter()
+        self._calls: Counter[str] = Counter()
         self._lock = Lock()
 
     @property
     def streams(self) -> int:
         """How many are open."""
         return self._streams.total()
+
+    def enter(self, key: str | None, name: str) -> None:
+        """A call has begun and said nothing yet; without TLS it has no key. `RefusedError` if its key was revoked or has too many calls.
+
+        One that was not refused is counted until `leave`.
+        """
+        if self.gate is not None:
+            self.gate.enter(key, name)
+        most = self.limits.per_client + self.limits.unopened
+        with self._lock:
+            if key is not None and self._calls[key] >= most:
+                raise RefusedError(f"the key of {name} has {self._calls[key]} calls open already.")
+            self._calls[key or ""] += 1
+
+    def leave(self, key: str | None) -> None:
+        """A call that has entered is over."""
+        with self._lock:
+            self._calls[key or ""] -= 1
+            self._calls += Counter()
+
+    def close(self) -> None:
+        """Watch over nothing any more."""
+        self.watch.close()
+        self.door.close()
 
     def count(self, client: str) -> None:
         """A client opens a stream. `RefusedError` if it has too many, or if none is taken."""

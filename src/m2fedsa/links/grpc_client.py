@@ -1,7 +1,7 @@
 """A client's end of the link: a stream to the main server for its part in a round, another for evaluations."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from queue import SimpleQueue
 from types import TracebackType
@@ -31,6 +31,9 @@ class GrpcLink:
 
     token: str | None = None
     """from the fed server, for the task at hand"""
+    heard: Callable[[], None] | None = None
+    """called for every frame that comes, those of a server that asks for patience too, in the thread that waits for the answer; what it
+    raises ends the stream and is raised there"""
 
     def __init__(self, address: str, identity: Identity | None, *, silence: float = 120.0, patience: float = 30.0) -> None:
         """`address`: host and port of the main server. `identity`: None speaks without TLS, on one machine.
@@ -60,10 +63,13 @@ class GrpcLink:
             return self._evaluating(client).ask(request, EvaluationReply)
 
     def describe(self) -> Description:
-        """The main server as it is: its version, round, clock, tails. `LinkError` if it cannot be reached."""
+        """The main server as it is: its version, round, clock, tails. `LinkError` if it cannot be reached, `RefusedError` if it does not
+        answer this client."""
         try:
             answer = self._channel.unary_unary(f"/{SERVICE}/{DESCRIBE}")(b"", timeout=self.patience)
         except grpc.RpcError as error:
+            if error.code() == grpc.StatusCode.PERMISSION_DENIED:
+                raise RefusedError(f"{self.address}: {error.details()}") from error
             raise Unreachable(_unreachable(self.address, str(error.details()))) from error
         return decode(answer, Description)
 
@@ -208,6 +214,8 @@ class _Stream:
         try:
             for frame in self._answers:
                 self._guard.touch()
+                if self._link.heard is not None:
+                    self._link.heard()
                 message = self._in.add(frame)
                 if message is not None:
                     return message

@@ -39,6 +39,12 @@ def listen(server: grpc.Server, address: str, identity: Identity | None) -> int:
         raise LinkError(f"{address}: cannot be listened on ({str(error)[:120]}). Is another program there already?") from error
 
 
+def peer_name(context: grpc.ServicerContext) -> str:
+    """The name on the peer's certificate, by which the authority knows it; empty without TLS."""
+    found = context.auth_context().get("x509_common_name")
+    return found[0].decode(errors="replace") if found else ""
+
+
 def peer_key(context: grpc.ServicerContext) -> str | None:
     """Fingerprint of the key that the peer has proved to hold; None without TLS."""
     from cryptography import x509

@@ -4,11 +4,12 @@ from collections.abc import Callable, Iterator
 
 import grpc
 
+from m2fedsa.errors import M2FedSAError
 from m2fedsa.identity import Identity
 from m2fedsa.links.admission import Gate, Limits, Meter
 from m2fedsa.links.desk import Desk
 from m2fedsa.links.frames import HEADER
-from m2fedsa.links.grpc_ports import listen, serve
+from m2fedsa.links.grpc_ports import listen, peer_key, peer_name, serve
 from m2fedsa.links.port import Link
 from m2fedsa.links.stream import Stream
 from m2fedsa.links.talk import DESCRIBE, SERVICE, STREAM, Description
@@ -44,14 +45,29 @@ class LinkServer(Desk):
         self.admitting = False
         if self._server is not None:
             self._server.stop(grace).wait()
-        self.watch.close()
+        self.close()
 
     def _handlers(self) -> dict[str, grpc.RpcMethodHandler]:
         found = {STREAM: grpc.stream_stream_rpc_method_handler(self._stream)}
         if self.describe is not None:
-            describe = self.describe
-            found[DESCRIBE] = grpc.unary_unary_rpc_method_handler(lambda _request, _context: to_bytes(describe()))
+            # One message each way; but gRPC would wait for the one up in a thread, without end and before anybody is looked at.
+            found[DESCRIBE] = grpc.stream_stream_rpc_method_handler(self._described)
         return found
 
     def _stream(self, frames: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
         return Stream(self, frames, context).answers()
+
+    def _described(self, _request: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+        """What anybody may know whose key was not revoked; it is answered without being asked anything."""
+        key, describe = peer_key(context), self.describe
+        assert describe is not None
+        with self.door.guard(context.cancel):
+            try:
+                self.enter(key, peer_name(context))
+            except M2FedSAError as error:
+                self.meter.refused(type(error).__name__)
+                context.abort(grpc.StatusCode.PERMISSION_DENIED, str(error))
+            try:
+                yield to_bytes(describe())
+            finally:
+                self.leave(key)

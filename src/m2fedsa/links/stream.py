@@ -3,6 +3,9 @@
 A stream's thread takes frames, reads messages, lets the worker compute and sends the answer. While the computation waits its turn the
 client hears that the server is alive. At most one message of a stream is under way, so what a client sends is bounded by the flow control
 of HTTP/2 and by the sizes that the greeting names. Whatever goes wrong ends that one stream, with an error that the client is told.
+
+A stream holds one of the server's threads. So its key is looked at and counted as soon as the call begins, and whoever does not say soon
+and shortly who it is, or does not hear its refusal, is cut off: a certificate alone does not keep others out.
 """
 
 import logging
@@ -20,7 +23,7 @@ from m2fedsa.errors import LinkError, M2FedSAError
 from m2fedsa.identity import Token
 from m2fedsa.links.desk import Desk
 from m2fedsa.links.frames import Incoming, Outgoing
-from m2fedsa.links.grpc_ports import peer_key
+from m2fedsa.links.grpc_ports import peer_key, peer_name
 from m2fedsa.links.port import Session
 from m2fedsa.links.talk import TOKEN, Close, Closed, Greeting, Open, Refusal, Waiting
 from m2fedsa.links.watch import Guard
@@ -30,6 +33,8 @@ from m2fedsa.messages import Activations, EvaluationReply, EvaluationRequest, Gr
 
 Message = TypeVar("Message")
 log = logging.getLogger("m2fedsa.link")
+_OPENING = 2**14
+"""Bytes of the message that opens a stream."""
 
 
 class Stream:
@@ -40,37 +45,66 @@ class Stream:
         self._server, self._frames, self._context = server, frames, context
         self._key = peer_key(context)
         self._out = Outgoing(checked=not server.secure, size=server.limits.frame)
-        self._in = Incoming(checked=not server.secure, size=server.limits.frame, largest=server.limits.message)
+        self._in = Incoming(checked=not server.secure, size=server.limits.frame, largest=_OPENING)
         self._client, self._kind = "", ""
         self._round: int | None = None
         self._how: str | None = None
         self._token: Token | None = None
         self._session: Session | None = None
-        self._counted = self._left = False
+        self._entered = self._counted = self._greeted = False
         self._ending = Lock()
         self._guard: Guard | None = None
 
     def answers(self) -> Iterator[bytes]:
         """All frames that go down this stream."""
         self._context.add_callback(self._leave)
-        with self._server.watch.guard(self._context.cancel) as self._guard:
+        try:
+            opening = yield from self._let_in()
+            if opening is not None:
+                with self._server.watch.guard(self._context.cancel) as self._guard:
+                    yield from self._going_on(opening)
+        finally:
+            self._leave()
+
+    def _let_in(self) -> Generator[bytes, None, Open | None]:
+        """What opens the stream, from one who may. None if it was refused; a refusal has to be heard within the same time."""
+        with self._server.door.guard(self._context.cancel) as door:
             try:
-                yield from self._opened(self._hear(Open))
-                expected = (EvaluationRequest, Close) if self._session is None else (Activations, Gradients, Close)
-                while self._how is None:
-                    yield from self._answered(self._hear(*expected))
+                self._server.enter(self._key, peer_name(self._context))
+                self._entered = True
+                opening = self._hear(Open)
+                opening.check()
+                self._admit(opening)
+                return opening
             except _Gone:
-                pass  # the end of the call says what there is to say
+                if door.expired:
+                    self._server.meter.refused("silent")
+                    self._note(
+                        "refused", logging.WARNING, why=f"said nothing within {self._server.limits.opening:g} seconds", kind="silent"
+                    )
             except Exception as error:
-                self._how = type(error).__name__
-                self._refused(error, final=True)
-                yield from self._say(Refusal.of(error, final=True))
-            finally:
-                self._leave()
+                yield from self._ended_by(error)
+        return None
+
+    def _going_on(self, opening: Open) -> Iterator[bytes]:
+        try:
+            yield from self._opened(opening)
+            expected = (EvaluationRequest, Close) if self._session is None else (Activations, Gradients, Close)
+            while self._how is None:
+                yield from self._answered(self._hear(*expected))
+        except _Gone:
+            pass  # the end of the call says what there is to say
+        except Exception as error:
+            yield from self._ended_by(error)
+
+    def _ended_by(self, error: Exception) -> Iterator[bytes]:
+        self._how = type(error).__name__
+        self._refused(error, final=True)
+        yield from self._say(Refusal.of(error, final=True))
 
     # --- what is heard --------------------------------------------------------------------------------------------------------------
 
-    def _opened(self, opening: Open) -> Iterator[bytes]:
+    def _admit(self, opening: Open) -> None:
         server = self._server
         self._client, self._round = opening.client, opening.round
         self._kind = "evaluate" if opening.round is None else "train"
@@ -79,15 +113,18 @@ class Stream:
             self._token = server.gate.admit(metadata.get(TOKEN), self._key, opening.client)
         server.count(self._client)
         self._counted = True
-        wanted = opening.round
+
+    def _opened(self, opening: Open) -> Iterator[bytes]:
+        server, wanted = self._server, opening.round
         if wanted is not None:
             if self._token is not None:
                 self._token.check_round(wanted)
             self._session = yield from self._computed(lambda: server.host.session(opening.client, wanted))
             server.count_session(1)
-        self._in.session = secrets.randbits(62) + 1
+        self._in.session, self._in.largest = secrets.randbits(62) + 1, server.limits.message
         limits = server.limits
         server.meter.opened(self._kind)
+        self._greeted = True
         self._note("opened", version=opening.version)
         yield from self._say(Greeting(self._in.session, limits.frame, limits.message, limits.up, limits.down))
         self._out.session = self._in.session
@@ -173,18 +210,21 @@ class Stream:
     # --- the end --------------------------------------------------------------------------------------------------------------------
 
     def _leave(self) -> None:
-        """A session that was not closed does not count. Called when the generator or the call ends, whichever is first."""
+        """A session that was not closed does not count. Called when the call ends and when the generator does, which may have come by
+        something in between: what there is to give back is given back once."""
         with self._ending:
-            if self._left:
-                return
-            self._left = True
-        session, self._session = self._session, None
+            session, self._session = self._session, None
+            entered, self._entered = self._entered, False
+            counted, self._counted = self._counted, False
+            greeted, self._greeted = self._greeted, False
         if session is not None:
             self._server.count_session(-1)
             self._server.worker.submit(self._client, lambda: session.__exit__(LinkError, None, None))
-        if self._counted:
+        if counted:
             self._server.discount(self._client)
-        if self._out.session:
+        if entered:
+            self._server.leave(self._key)
+        if greeted:
             how = self._how or ("silent" if self._guard is not None and self._guard.expired else "lost")
             self._server.meter.ended(self._kind, how)
             self._note("ended", how=how)
@@ -195,7 +235,7 @@ class Stream:
         self._note(
             "refused",
             logging.WARNING if known else logging.ERROR,
-            why=str(error),
+            why=str(error) if known else "",
             kind=type(error).__name__,
             final=final,
             trace=None if known else error,
@@ -206,8 +246,9 @@ class Stream:
         log.log(level, event, extra=extra, exc_info=trace)
 
     def _touch(self) -> None:
-        assert self._guard is not None
-        self._guard.touch()
+        """It has moved, which does not count before it is let in."""
+        if self._guard is not None:
+            self._guard.touch()
 
 
 class _Gone(Exception):  # noqa: N818  (an event rather than a fault)

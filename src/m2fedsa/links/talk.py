@@ -10,8 +10,9 @@
     Close                              ->
                                        <-   Closed
 
-A stream that opens without a round evaluates: EvaluationRequest, answered by EvaluationReply. After a refusal that is `final` the stream
-ends; after another it goes on.
+`Open` has to come soon, and to be short; a key that was revoked, or has too many calls, is refused before it. A stream that opens without a
+round evaluates: EvaluationRequest, answered by EvaluationReply. After a refusal that is `final` the stream ends; after another it goes on.
+`Describe` is a call of its own: nothing up, a Description down.
 """
 
 from collections.abc import Mapping
@@ -19,12 +20,14 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from m2fedsa import errors
-from m2fedsa.errors import M2FedSAError, RunError
+from m2fedsa.errors import M2FedSAError, ProtocolError, RunError
 from m2fedsa.links.narrow import Width
 
 SERVICE, STREAM, DESCRIBE = "m2fedsa.Link", "Stream", "Describe"
 TOKEN = "m2fedsa-token"
 """The metadata in which a token travels."""
+LONGEST = 200
+"""Characters of a name or a version in `Open`."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,12 @@ class Open:
     client: str
     round: int | None
     """whose session is wanted; None to evaluate"""
+
+    def check(self) -> None:
+        """`ProtocolError` if a text is longer than a name can be: it would stand in the logs."""
+        for field, text in (("client", self.client), ("version", self.version)):
+            if len(text) > LONGEST:
+                raise ProtocolError(f"Open: `{field}` has {len(text)} characters; at most {LONGEST} are taken.")
 
 
 @dataclass(frozen=True)

@@ -59,8 +59,14 @@ def _inspect_rows(place: str, rows: Tensor, entering: Tensor) -> None:
     if rows.dtype != torch.int64 or rows.dim() != 1 or not len(rows):
         raise ProtocolError(f"{place}: `rows` is {_told(rows)}; one int64 per sample that has the modality is needed.")
     last = len(entering) - 1
-    if int(rows.min()) < 0 or int(rows.max()) > last or bool((rows.diff() <= 0).any()):
-        raise ProtocolError(f"{place}: `rows` are {rows.tolist()}; rising numbers of 0 … {last} are needed.")
+    wrong = (rows < 0) | (rows > last)
+    wrong[1:] |= rows.diff() <= 0
+    if bool(wrong.any()):
+        first = int(wrong.nonzero()[0])
+        raise ProtocolError(
+            f"{place}: {int(wrong.sum())} of {len(rows)} `rows` are wrong, first number {first}, which is {int(rows[first])}; "
+            f"rising numbers of 0 … {last} are needed."
+        )
     lacking = entering.index_fill(0, rows, False).nonzero().flatten()
     if len(lacking):
         raise ProtocolError(f"{place}: sample {int(lacking[0])} enters fusion without having the modality.")
