@@ -157,8 +157,10 @@ class GrpcCoordination:
         return answer
 
     def _again(self, error: Any, method: str, until: float) -> None:
-        """Wait before another try; `LinkError` if there is none."""
+        """Wait before another try; `LinkError` if there is none, `RefusedError` if the main server does not listen to this party."""
         code, why = error.code(), str(error.details())[:300]
+        if code == grpc.StatusCode.PERMISSION_DENIED:
+            raise RefusedError(f"{self.address}: {why}") from error
         if code not in _AGAIN or time.monotonic() > until:
             raise LinkError(
                 f"{self.address}: the main server does not answer ({method}: {code.name.lower()}, {why}). Is it running, and does it know "

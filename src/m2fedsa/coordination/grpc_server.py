@@ -4,7 +4,7 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any, Protocol
@@ -63,7 +63,8 @@ class CoordinationServer:
 
     def start(self, address: str, identity: Identity | None) -> int:
         """Listen; the port."""
-        handlers = {name: grpc.unary_unary_rpc_method_handler(self._answering(name)) for name in METHODS}
+        # One message each way; but gRPC would wait for the one up in a thread, without end and before its sender is looked at.
+        handlers = {name: grpc.stream_stream_rpc_method_handler(self._answering(name)) for name in METHODS}
         options = [("grpc.max_receive_message_length", _LARGEST), ("grpc.max_send_message_length", _LARGEST)]
         self._server = serve(grpc.method_handlers_generic_handler(SERVICE, handlers), 8, options)
         port = listen(self._server, address, identity)
@@ -75,21 +76,28 @@ class CoordinationServer:
         if self._server is not None:
             self._server.stop(grace).wait()
 
-    def _answering(self, method: str) -> Callable[[bytes, grpc.ServicerContext], bytes]:
-        def answer(request: bytes, context: grpc.ServicerContext) -> bytes:
+    def _answering(self, method: str) -> Callable[[Iterator[bytes], grpc.ServicerContext], Iterator[bytes]]:
+        def answer(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
             try:
                 self._check_peer(context)
-                call = decode(request, Call)
-                if call.run != self.steward.run:
-                    raise RefusedError(f"the fed server is of the run {call.run}, but this is {self.steward.run}.")
-                return self._once(method, call)
-            except Exception as error:
-                known = isinstance(error, M2FedSAError)
-                facts = {"call": method, "why": str(error) if known else "", "kind": type(error).__name__, "peer": context.peer()}
-                log.log(logging.WARNING if known else logging.ERROR, "refused", extra={"facts": facts}, exc_info=None if known else error)
-                return to_bytes(Refusal.of(error, final=True))
+            except RefusedError as error:
+                _note(method, error, context)
+                context.abort(grpc.StatusCode.PERMISSION_DENIED, str(error))
+            for request in requests:
+                yield self._answered(method, request, context)
+                return
 
         return answer
+
+    def _answered(self, method: str, request: bytes, context: grpc.ServicerContext) -> bytes:
+        try:
+            call = decode(request, Call)
+            if call.run != self.steward.run:
+                raise RefusedError(f"the fed server is of the run {call.run}, but this is {self.steward.run}.")
+            return self._once(method, call)
+        except Exception as error:
+            _note(method, error, context)
+            return to_bytes(Refusal.of(error, final=True))
 
     def _check_peer(self, context: grpc.ServicerContext) -> None:
         if self.steward.fed_server is not None and peer_key(context) != self.steward.fed_server:
@@ -156,6 +164,13 @@ class CoordinationServer:
         return Description(
             version("m2fedsa"), self._process, steward.run, in_force, begun, prepared, steward.draining, time.time(), steward.slices
         )
+
+
+def _note(method: str, error: Exception, context: grpc.ServicerContext) -> None:
+    """A refusal in the log; of an error that nobody foresaw without its text."""
+    known = isinstance(error, M2FedSAError)
+    facts = {"call": method, "why": str(error) if known else "", "kind": type(error).__name__, "peer": context.peer()}
+    log.log(logging.WARNING if known else logging.ERROR, "refused", extra={"facts": facts}, exc_info=None if known else error)
 
 
 def _round(call: Call) -> int | None:
