@@ -3,9 +3,10 @@
 R rows, T readings, C channels, P patches of L readings.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,9 +19,16 @@ from m2fedsa.pretraining import Made, Recipe, write_encoder
 from m2fedsa.pretraining.steps import Guess, pretrain
 from m2fedsa.seeding import derive_seed
 
+if TYPE_CHECKING:
+    from transformers import PatchTSTModel
+
 PATCHES = 16
 """That a series is cut into, as nearly as its length divides."""
 _HEADS, _WIDER = 4, 2
+_ADDED = ("input_embedding.", "position_enc", ".out_proj.", ".ff.3.")
+"""What is added to the state that goes from block to block."""
+_LEAST = 1e-3
+"""Features that spread by less are those of series that are all alike."""
 
 
 def make_series(column: SeriesColumn, used: Sequence[int], length: int, recipe: Recipe, folder: Path) -> Made:
@@ -61,11 +69,31 @@ def make_series(column: SeriesColumn, used: Sequence[int], length: int, recipe: 
         model, guess = PatchTSTModel(config), _Patches(recipe.width, patch)
     inputs = SeriesProcessor(length, channels, mean, deviation)(series)
     first, last = pretrain(model, guess, inputs, recipe)
+    rescale(model, 1 / max(_spread(model, inputs, recipe), _LEAST))
     facts = {"processor_class": KIND, "mean": list(mean), "deviation": list(deviation)}
     write_encoder(model, facts, folder, {"rows": len(used), **asdict(recipe), "error_before": first, "error_after": last})
     return Made(
         folder, sum(one.numel() for one in model.parameters()), len(used), {**facts, "length": length, "channels": channels}, first, last
     )
+
+
+@torch.no_grad()
+def _spread(model: "PatchTSTModel", inputs: Mapping[str, Tensor], recipe: Recipe) -> float:
+    """Standard deviation of the features of these series, the mean over patches, over all of their dimensions."""
+    number = len(inputs["past_values"])
+    chunks = [slice(start, start + recipe.batch_size) for start in range(0, number, recipe.batch_size)]
+    found = [model(**{name: value[rows] for name, value in inputs.items()}).last_hidden_state.mean(2) for rows in chunks]
+    return float(torch.cat(found).double().var(0, correction=0).mean().sqrt())
+
+
+@torch.no_grad()
+def rescale(model: "PatchTSTModel", factor: float) -> None:
+    """Multiply what an encoder says, and change nothing else: each block looks at its input through a norm and adds to it, so everything
+    that is added is multiplied. Features of which a classifier of tiny ones would need huge weights, which no step of training is small
+    enough for, then spread by 1."""
+    for name, tensor in model.named_parameters():
+        if any(part in name for part in _ADDED):
+            tensor.mul_(factor)
 
 
 def _read(column: SeriesColumn, row: int) -> np.ndarray:
