@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from m2fedsa.reporting.files import RunFiles
 from m2fedsa.reporting.program import program, word
-from m2fedsa.reporting.summary import NAMES, best_single, judged_by, score
+from m2fedsa.reporting.summary import LOST, NAMES, best_single, judged_by, score
 
 MOST = 5
 
@@ -28,7 +28,7 @@ def advice(run: RunFiles) -> list[Advice]:
     late = [value for number, value in curve if number > 0.75 * rounds]
     early = [value for number, value in curve if number <= 0.75 * rounds]
     warm = score(run.warm_start["metrics"], "fused") if run.warm_start else None
-    lost = warm is not None and bool(curve) and curve[-1][1] < warm - 0.02
+    lost = warm is not None and bool(curve) and curve[-1][1] < warm - LOST
     if lost:
         slower = f"{again} --set optimizer.learning_rate={run.config.optimizer.learning_rate / 10:g}"
         found.append(Advice(f"Training has lost {what} that the warm start had: learn more slowly.", slower))

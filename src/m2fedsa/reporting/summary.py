@@ -20,6 +20,8 @@ class Share(NamedTuple):
         return self.client / self.whole if self.whole else 0.0
 
 
+LOST = 0.02
+"""A run that ends so far below its warm start has lost what it began with."""
 NAMES = {
     "accuracy": "accuracy",
     "exact_match": "exact match",
@@ -124,6 +126,9 @@ def result_sentences(result: ResultRecord, config: Config) -> list[str]:
         metric = judged_by(metrics)
         named = "" if metric == "accuracy" else f"{NAMES[metric]} "
         sentences.append(f"Fused {named}{fused:.3f}{' against ' if against else ''}{', '.join(against)}.")
+        if closed is not None and fused < closed - LOST and config.federation.rounds:
+            slower = f"optimizer.learning_rate={config.optimizer.learning_rate / 10:g}"
+            sentences.append(f"Training has lost what it began with: learn more slowly (--set {slower}), or set evaluation.keep_best=true.")
     ledger = result["ledger"]
     if ledger:
         kept, work = storage(ledger), compute(ledger, config, trainers(result))

@@ -6,6 +6,7 @@ import pytest
 from tests.unit.reporting import invented
 
 from m2fedsa.reporting.progress import Live, Part, fitting, view
+from m2fedsa.reporting.summary import result_sentences
 
 
 class Terminal(io.StringIO):
@@ -113,3 +114,12 @@ def test_a_line_loses_its_least_important_parts_first():
     assert "".join(part.text for part in fitting(parts, 7)) == "aaaacc"
     assert "".join(part.text for part in fitting(parts, 1)) == "aaaa"
     assert fitting(parts, None) == parts
+
+
+def test_a_run_that_ends_below_its_warm_start_says_so():
+    settings = invented.config(optimizer={"learning_rate": 0.003})
+    (told,) = [line for line in result_sentences(invented.result(fused=0.7), settings) if "lost" in line]
+    assert "learn more slowly (--set optimizer.learning_rate=0.0003), or set evaluation.keep_best=true" in told
+    assert not [line for line in result_sentences(invented.result(fused=0.81), settings) if "lost" in line]
+    alone = invented.config(federation={"rounds": 0})
+    assert not [line for line in result_sentences(invented.result(fused=0.7), alone) if "lost" in line]
