@@ -68,11 +68,11 @@ def encoder(
     seed: Annotated[int, typer.Option(metavar="N", min=0, help="As of the run: where no column tells them, it draws the same rows.")] = 0,
     split: Annotated[
         str | None,
-        typer.Option(metavar="COLUMN", help="Tells the training rows; `split` if there is one, else they are drawn as in a run."),
+        typer.Option(metavar="COLUMN", help="Tells the training rows; `split` if there is one, else a run's are drawn."),
     ] = None,
     client: Annotated[
         str | None,
-        typer.Option(metavar="COLUMN", help="Whose a row is, `client` if there is one; each one's rows are drawn by themselves."),
+        typer.Option(metavar="COLUMN", help="Whose a row is; `client` if there is one. Each one's rows are drawn apart."),
     ] = None,
     debug: Debug = False,
 ) -> None:

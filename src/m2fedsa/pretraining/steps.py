@@ -25,8 +25,12 @@ class Guess(nn.Module):
 
 
 def pretrain(model: nn.Module, guess: Guess, inputs: Mapping[str, Tensor], recipe: Recipe) -> tuple[float | None, float | None]:
-    """Train in place for `recipe.epochs`, all rows in memory. The error on a tenth of the rows that are held out, before and after; None
-    where nothing was trained. Weights that are worse after than before are taken back, and both errors are the first. Global randomness stays as it was. `DivergedError` when the error is not finite."""
+    """Train in place for `recipe.epochs`, all rows in memory.
+
+    The error on a tenth of the rows that are held out, before and after; None where nothing was trained. Weights that are no better after
+    than before are taken back, and both errors are the first. Global randomness stays as it was. `DivergedError` when the error is not
+    finite.
+    """
     count = len(next(iter(inputs.values())))
     if recipe.epochs == 0:
         return None, None

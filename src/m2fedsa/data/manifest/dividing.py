@@ -31,7 +31,7 @@ def divide(rows: Rows, settings: Data, seed: int, faults: list[Fault]) -> Divisi
 
 
 def training_rows(rows: Rows, settings: Data, seed: int) -> tuple[list[int], str | None]:
-    """The rows that a run with these settings and this seed may train on, and how they were drawn. Errors: DataError where there is none."""
+    """The rows that a run with these settings and this seed trains on, and how they were drawn. Errors: DataError where there is none."""
     faults: list[Fault] = []
     division = divide(rows, settings, seed, faults)
     unusable = {fault.row for fault in faults}
