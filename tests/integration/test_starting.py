@@ -145,9 +145,8 @@ def test_two_inits_in_one_folder(here, capsys):
     capsys.readouterr()
     assert small.call("init", "--manifest", "u.csv", "--out", "u.toml") == 2
     said = capsys.readouterr()
-    assert (
-        "u_encoders/record: an encoder is there already, though u.toml is not. Take it with --encoder record=u_encoders/record" in said.err
-    )
+    assert "u_encoders/record: an encoder is there already, though u.toml is not." in said.err
+    assert "Take it with --encoder record=u_encoders/record" in said.err
     assert said.out == ""
     assert small.call("init", "--manifest", "u.csv", "--out", "u.toml", "--encoder", "record=u_encoders/record") == 0
 
