@@ -65,17 +65,28 @@ def encoder(
     width: Annotated[int, typer.Option(metavar="D", min=4)] = 64,
     blocks: Annotated[int, typer.Option(metavar="K", min=2)] = 3,
     epochs: Annotated[int, typer.Option(metavar="N", min=0, help="Of pretraining without labels; 0 leaves random weights.")] = 20,
-    seed: Annotated[int, typer.Option(metavar="N", min=0)] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="As of the run: where no column tells them, it draws the same rows.")] = 0,
+    split: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", help="Tells the training rows; `split` if there is one, else a run's are drawn."),
+    ] = None,
+    client: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", help="Whose a row is; `client` if there is one. Each one's rows are drawn apart."),
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """Make a small encoder of records or series from the training rows of a manifest that may be shown to all parties."""
+    from m2fedsa.config import Columns
     from m2fedsa.pretraining import Recipe
     from m2fedsa.starting import make_encoder
 
     if kind == "series" and "," in columns:
         raise ConfigError("--columns: an encoder of series is made from one column; give each its own encoder.")
     recipe = Recipe(width=width, blocks=blocks, epochs=epochs, seed=seed)
-    print(make_encoder(kind, manifest, _listed(columns), _listed(categorical), length, recipe, out))
+    told = Columns(split=split, client=client)
+    for line in make_encoder(kind, manifest, _listed(columns), _listed(categorical), length, recipe, out, told):
+        print(line)
 
 
 def _listed(text: str) -> list[str]:

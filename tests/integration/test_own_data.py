@@ -155,11 +155,11 @@ def test_records_and_series(tmp_path, monkeypatch, capsys):
     ward(tmp_path / "ward.csv")
     assert small.call("init", "--manifest", "ward.csv", "--out", "ward.toml") == 0
     printed = capsys.readouterr().out
-    assert "encoders/record: an encoder of records from 40 rows" in printed
-    assert "encoders/curve: an encoder of series from 40 rows" in printed
+    assert "ward_encoders/record: an encoder of records from 40 rows" in printed
+    assert "ward_encoders/curve: an encoder of series from 40 rows" in printed
     found = tomllib.loads((tmp_path / "ward.toml").read_text())
     assert found["modalities"]["curve"]["kind"] == "series"
-    columns = read_json(tmp_path / "encoders" / "record" / "preprocessor_config.json")["columns"]
+    columns = read_json(tmp_path / "ward_encoders" / "record" / "preprocessor_config.json")["columns"]
     assert [(one["name"], one.get("categories")) for one in columns] == [("age", None), ("pressure", None), ("smokes", ["no", "yes"])]
     settings_of(tmp_path / "ward.toml", data__clients=2, data__minimum=4)
     assert small.call("data", "check", "ward.toml", "--sample", "sheet.png") == 0
@@ -168,7 +168,7 @@ def test_records_and_series(tmp_path, monkeypatch, capsys):
     metrics = read_json(tmp_path / "run" / "result.json")["metrics"]
     assert metrics["curve"]["accuracy"] == 1.0  # two frequencies
     assert metrics["record"]["accuracy"] >= 0.8
-    assert small.call("cut", "encoders/record", "--block", "1", "--out", "cut") == 0
+    assert small.call("cut", "ward_encoders/record", "--block", "1", "--out", "cut") == 0
     assert (tmp_path / "cut" / "head" / "preprocessor_config.json").is_file()
     folders = ("--set", "modalities.record.encoder=cut", "--set", "federation.warm_start=false")
     assert small.call("run", "ward.toml", *folders, "--out", "sliced") == 0

@@ -45,7 +45,18 @@ class Made:
     first: float | None
     """mean error of guessing what is hidden, of rows that it was not trained on: before pretraining"""
     last: float | None
-    """and after"""
+    """and of the encoder that was kept: no more than before, since weights that pretraining made worse are taken back"""
+
+
+def is_taken(folder: Path) -> bool:
+    """Whether there is something in the way of an encoder in this folder."""
+    return folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))
+
+
+def require_free(folder: Path) -> None:
+    """Errors: ConfigError for a folder that is in use."""
+    if is_taken(folder):
+        raise ConfigError(f"{folder}: is there already, and not empty. Choose another --out, or remove it.")
 
 
 def write_encoder(model: "PreTrainedModel", facts: dict[str, Any], folder: Path, told: dict[str, Any]) -> None:
@@ -53,8 +64,7 @@ def write_encoder(model: "PreTrainedModel", facts: dict[str, Any], folder: Path,
 
     Errors: ConfigError for a folder that is in use.
     """
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise ConfigError(f"{folder}: is there already, and not empty. Choose another --out, or remove it.")
+    require_free(folder)
     place = unfinished(folder)
     shutil.rmtree(place, ignore_errors=True)
     try:

@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping
+from copy import deepcopy
 
 import torch
 from torch import Tensor, nn
@@ -24,8 +25,12 @@ class Guess(nn.Module):
 
 
 def pretrain(model: nn.Module, guess: Guess, inputs: Mapping[str, Tensor], recipe: Recipe) -> tuple[float | None, float | None]:
-    """Train in place for `recipe.epochs`, all rows in memory. The error on a tenth of the rows that are held out, before and after; None
-    where nothing was trained. Global randomness stays as it was. `DivergedError` when the error is not finite."""
+    """Train in place for `recipe.epochs`, all rows in memory.
+
+    The error on a tenth of the rows that are held out, before and after; None where nothing was trained. Weights that are no better after
+    than before are taken back, and both errors are the first. Global randomness stays as it was. `DivergedError` when the error is not
+    finite.
+    """
     count = len(next(iter(inputs.values())))
     if recipe.epochs == 0:
         return None, None
@@ -33,6 +38,7 @@ def pretrain(model: nn.Module, guess: Guess, inputs: Mapping[str, Tensor], recip
     held = order[: max(1, round(_HELD_OUT * count))]
     rows = order[len(held) :] if len(held) < count else order
     first = _judged(model, guess, inputs, held, recipe)
+    drawn = deepcopy(model.state_dict())
     parameters = [*model.parameters(), *guess.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=_DECAY)
     steps = recipe.epochs * -(-len(rows) // recipe.batch_size)
@@ -52,7 +58,11 @@ def pretrain(model: nn.Module, guess: Guess, inputs: Mapping[str, Tensor], recip
                 optimizer.step()
                 schedule.step()
     model.eval()
-    return first, _judged(model, guess, inputs, held, recipe)
+    last = _judged(model, guess, inputs, held, recipe)
+    if last < first:
+        return first, last
+    model.load_state_dict(drawn)
+    return first, first
 
 
 @torch.no_grad()

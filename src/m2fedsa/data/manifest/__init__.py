@@ -13,7 +13,8 @@ from torch import Tensor
 from m2fedsa.config import Data, Modality
 from m2fedsa.data.columns import TOLD, Column, Fault, Look
 from m2fedsa.data.holdings import draw_presence, rates_of
-from m2fedsa.data.manifest.labels import EVALUATION, clients_of, drawn_splits, ids_of, labels_of, splits_of
+from m2fedsa.data.manifest.dividing import divide
+from m2fedsa.data.manifest.labels import EVALUATION, ids_of, labels_of
 from m2fedsa.data.manifest.looking import look_at_columns
 from m2fedsa.data.manifest.modalities import modalities_of
 from m2fedsa.data.manifest.opening import read_rows
@@ -48,8 +49,8 @@ class Reading:
 
     def told(self, fault: Fault) -> str:
         """A fault as people read it."""
-        name = "" if self.identity is None else f" ({self.rows.cell(self.identity, fault.row)})"
-        return f"row {fault.row + 1}{name}, {fault.column}: {fault.what}"
+        name = None if self.identity is None else self.rows.cell(self.identity, fault.row)
+        return f"row {fault.row + 1}{'' if name is None else f' ({name})'}, {fault.column}: {fault.what}"
 
 
 def read_manifest(settings: Data, modalities: Mapping[str, Modality], seed: int, processors: Mapping[str, str]) -> Reading:
@@ -62,28 +63,12 @@ def read_manifest(settings: Data, modalities: Mapping[str, Modality], seed: int,
     columns, presence = modalities_of(rows, modalities, processors)
     faults = list(rows.faults)
     identity = ids_of(rows, settings, faults)
-    splits = splits_of(rows, settings, faults)
-    clients = clients_of(rows, settings, splits, faults)
-    notes = []
-    if splits is None:
-        splits = _drawn(rows, settings, seed, clients)
-        notes.append(_how_drawn(settings, clients))
+    splits, clients, note = divide(rows, settings, seed, faults)
+    notes = [] if note is None else [note]
     classes, labels, told = labels_of(rows, settings, splits, faults)
     bare = (~presence.any(1)).nonzero()[:, 0].tolist()
     faults += [Fault(row, ", ".join(columns), "the row has no modality: all of these are empty") for row in bare]
     return Reading(rows, columns, presence, classes, labels, splits, clients, identity, tuple(sorted(faults)), (*notes, *told))
-
-
-def _drawn(rows: Rows, settings: Data, seed: int, clients: Sequence[str | None] | None) -> list[Split]:
-    if clients is None and settings.evaluation == "clients":
-        return ["train"] * len(rows)  # each client will set its own apart
-    return drawn_splits(len(rows), settings, seed, clients)
-
-
-def _how_drawn(settings: Data, clients: Sequence[str | None] | None) -> str:
-    validation, test = settings.held_out
-    whose = "of each client's rows" if clients is not None or settings.evaluation == "clients" else "of the rows"
-    return f"the manifest has no column split: {validation:.0%} {whose} are drawn for validation and {test:.0%} for test"
 
 
 def from_manifest(

@@ -2,13 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date, time, timedelta
 from pathlib import Path
 from typing import Any
 
 from m2fedsa.config import MODALITY_NAME, RESERVED_NAMES
+from m2fedsa.data.manifest.guessing_task import Task, guess_task
 from m2fedsa.data.manifest.labels import SPLIT_NAMES
 from m2fedsa.data.manifest.rows import Rows
-from m2fedsa.data.processors.tabular import category, number
+from m2fedsa.data.processors.tabular import category, is_number
 from m2fedsa.errors import DataError
 
 ROLES: Mapping[str, Sequence[str]] = {
@@ -38,6 +40,7 @@ class Guessed:
 
     roles: dict[str, str] = field(default_factory=dict)
     """label, client, split, id -> column"""
+    task: Task = "single_label"
     kinds: dict[str, str] = field(default_factory=dict)
     """modality -> kind"""
     columns: dict[str, str] = field(default_factory=dict)
@@ -63,10 +66,12 @@ def guess_columns(rows: Rows, label: str | None = None) -> Guessed:
                 found.roles[role] = column
     if "label" not in found.roles:
         raise DataError(f"{rows.source}: no column looks like a label. Name it with --label; there are {', '.join(rows.names)}.")
+    found.task, why_task = guess_task(rows, found.roles["label"])
     role_of = {column: role for role, column in found.roles.items()}
     for name in rows.names:
         if name in role_of:
-            found.told.append(f"{name:<20} {role_of[name]}")
+            said = f": {found.task}, {why_task}" if role_of[name] == "label" else ""
+            found.told.append(f"{name:<20} {role_of[name]}{said}")
             continue
         kind, why = _kind(cells[name])
         found.told.append(f"{name:<20} {kind or 'left out'}: {why}")
@@ -108,11 +113,13 @@ def _kind(cells: Sequence[Any]) -> tuple[str | None, str]:
         return next((kind for kind, endings in ENDINGS.items() if _share(names, endings) > _MOSTLY), "image"), "files in its cells"
     if isinstance(cells[0], list) or (isinstance(cells[0], str) and cells[0].lstrip().startswith("[")):
         return "series", "lists"
+    if isinstance(cells[0], date | time | timedelta):
+        return None, f"times such as {cells[0]}"
     texts = [category(cell) for cell in cells]
     for kind, endings in ENDINGS.items():
         if _share(texts, endings) > _MOSTLY:
             return kind, f"paths such as {texts[0]}"
-    if all(map(_is_number, cells)):
+    if all(map(is_number, cells)):
         return "tabular", f"numbers such as {texts[0]}"
     different, words = len(set(texts)), sum(len(text.split()) for text in texts) / len(texts)
     if words < _WORDS and different <= min(_FEW, max(2, len(texts) // 2)):
@@ -124,14 +131,6 @@ def _kind(cells: Sequence[Any]) -> tuple[str | None, str]:
 
 def _share(texts: Sequence[str], endings: Sequence[str]) -> float:
     return sum(Path(text).suffix.lower() in endings for text in texts) / max(len(texts), 1)
-
-
-def _is_number(cell: Any) -> bool:
-    try:
-        number(cell)
-    except DataError:
-        return False
-    return True
 
 
 def _modality(name: str, kind: str, taken: Mapping[str, str]) -> str:

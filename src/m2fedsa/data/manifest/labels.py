@@ -17,7 +17,7 @@ from torch import Tensor
 from m2fedsa.config import Data
 from m2fedsa.data.columns import Fault
 from m2fedsa.data.manifest.rows import Rows
-from m2fedsa.data.processors.tabular import category, is_empty, number
+from m2fedsa.data.processors.tabular import category, is_empty, is_number, number
 from m2fedsa.data.samples import UNLABELLED, Split
 from m2fedsa.errors import ConfigError, DataError
 from m2fedsa.seeding import derive
@@ -99,14 +99,17 @@ def clients_of(rows: Rows, settings: Data, splits: Sequence[Split] | None, fault
 
 
 def ids_of(rows: Rows, settings: Data, faults: list[Fault]) -> str | None:
-    """The column by which people know a row. Two rows of one name are a fault of the second."""
+    """The column by which people know a row. A row without a name is a fault, and of two rows of one name the second."""
     column = named(rows, settings.columns.id, "id")
     if column is not None:
         first: dict[str, int] = {}
         for row, cell in enumerate(rows.column(column)):
-            name = "" if cell is None else category(cell)
+            if cell is None:
+                faults.append(Fault(row, column, "is empty; give the row a name that no other has"))
+                continue
+            name = category(cell)
             if name in first:
-                faults.append(Fault(row, column, f"{name!r} is the {column} of row {first[name] + 1} as well" if name else "is empty"))
+                faults.append(Fault(row, column, f"{name!r} is the {column} of row {first[name] + 1} as well"))
             first.setdefault(name, row)
     return column
 
@@ -147,12 +150,18 @@ def _single(rows: Rows, column: str, settings: Data, splits: Sequence[Split], fa
     classes = _classes(rows, column, settings, trained)
     place = {name: number for number, name in enumerate(classes)}
     labels = torch.full((len(cells),), UNLABELLED)
+    amounts = not settings.classes and len(trained) > max(_MANY, sum(trained.values()) / 2) and all(map(is_number, trained))
     for row, cell in enumerate(cells):
         if cell is not None and cell not in place:
-            faults.append(Fault(row, column, _outside(cell, classes, settings)))
+            told = f"{cell!r} is the label of no training row; {_AMOUNTS}" if amounts else _outside(cell, classes, settings)
+            faults.append(Fault(row, column, told))
         elif cell is not None:
             labels[row] = place[cell]
     return Labels(classes, labels, _untrained(classes, trained))
+
+
+_MANY = 10
+_AMOUNTS = 'most labels are different numbers: if they are amounts and no classes, set data.task = "regression"'
 
 
 def _several(rows: Rows, columns: Sequence[str], settings: Data, splits: Sequence[Split], faults: list[Fault]) -> Labels:

@@ -78,11 +78,20 @@ def number(cell: Cell) -> float:
     """A cell as a number. Errors: DataError for one that is none, NaN, or infinite."""
     try:
         value = float("" if cell is None else cell)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise DataError(f"{cell!r} is not a number") from error
     if not math.isfinite(value):
         raise DataError(f"{cell!r} is not a finite number; leave the cell empty if nothing was measured")
     return value
+
+
+def is_number(cell: Cell) -> bool:
+    """Whether `number` takes it."""
+    try:
+        number(cell)
+    except DataError:
+        return False
+    return True
 
 
 def category(cell: Cell) -> str:
