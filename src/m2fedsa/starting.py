@@ -66,7 +66,9 @@ def write_settings(manifest: str, out: Path, encoders: Mapping[str, str], label:
         if kind != "tabular" and guessed.columns[name] != name:
             modalities[name]["column"] = guessed.columns[name]
     tables = {"name": out.stem, "data": _data(manifest, rows, guessed), "modalities": modalities}
-    tables |= {"optimizer": {"learning_rate": 0.002, "schedule": "cosine"}, "federation": {"rounds": 20}}
+    # Gentle rates, and the best round: a few hundred samples are soon learnt by heart.
+    tables |= {"optimizer": {"learning_rate": 0.001, "fusion_factor": 1.0, "schedule": "cosine"}, "federation": {"rounds": 20}}
+    tables |= {"evaluation": {"keep_best": True}} if _is_validated(rows, guessed) else {}
     config = Config.from_mapping(tables, str(out))
     yield from guessed.told
     if to_make:
@@ -94,6 +96,12 @@ _HEAD = """\
 # Run:                  m2fedsa run {out}
 
 """
+
+
+def _is_validated(rows: Rows, guessed: Guessed) -> bool:
+    """Whether a run has samples to compare its rounds by: told by a column, or drawn."""
+    column = guessed.roles.get("split")
+    return column is None or any(SPLIT_NAMES.get(str(cell).strip().lower()) == "validation" for cell in rows.column(column))
 
 
 def _told(one: tuple[str, str]) -> str:

@@ -156,3 +156,13 @@ def test_a_row_without_an_id_is_refused(here, capsys):
     assert small.call("init", "--manifest", "t.csv", "--out", "t.toml") == 0
     assert small.call("data", "check", "t.toml") == 2
     assert "row 3, id: is empty; give the row a name that no other has" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("splits", "kept"), [(("train", "validation", "test"), True), (("train", "test"), False), ((), True)])
+def test_the_best_round_is_kept_where_there_is_something_to_judge_rounds_by(here, splits, kept):
+    write(here / "train.csv", made(**({"split": lambda row: splits[row // 2 % len(splits)]} if splits else {})))
+    assert small.call("init", "--manifest", "train.csv") == 0
+    found = tomllib.loads((here / "mine.toml").read_text())
+    assert found.get("evaluation") == ({"keep_best": True} if kept else None)
+    assert found["optimizer"]["fusion_factor"] == 1.0
+    assert small.call("run", "mine.toml", "--out", "run", "--set", "federation.rounds=1", "--set", "compute.threads=1") == 0

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 import tomllib
 from pathlib import Path
 
@@ -43,6 +44,7 @@ def test_the_page_leads_to_a_report(here, capsys):
     for words in steps:
         assert small.call(*words[1:]) == 0, words
         if words[1] == "init":  # as small as a test likes it
+            shutil.copy(here / "mine.toml", here / "as_written.toml")
             found = tomllib.loads((here / "mine.toml").read_text())
             assert {name: one["kind"] for name, one in found["modalities"].items()} == {"photo": "image", "sound": "audio", "word": "text"}
             found |= {"compute": {"threads": 1}, "fusion": {"width": 16, "feed_forward": 16}}
@@ -52,6 +54,11 @@ def test_the_page_leads_to_a_report(here, capsys):
     assert set(read_json(here / "runs" / "mine" / "clients.json")["clients"]) == {"north", "south"}
     result = read_json(here / "runs" / "mine" / "result.json")
     assert result["metrics"]["fused"]["accuracy"] > 0.5  # ten classes
+    # As init wrote them, for all of their rounds: what training makes of it is no worse than what it began with.
+    assert small.call("run", "as_written.toml", "--out", "runs/as_written") == 0
+    whole = read_json(here / "runs" / "as_written" / "result.json")
+    assert whole["rounds"] == 20
+    assert whole["metrics"]["fused"]["accuracy"] > whole["closed_form"]["fused"]["accuracy"] - 0.05
     assert (here / "home" / ".cache" / "m2fedsa" / "looks").is_dir()
 
 
