@@ -18,7 +18,7 @@ import m2fedsa
 from m2fedsa.answer_files import check_name
 from m2fedsa.cli_compare import compare, sweep
 from m2fedsa.cli_data import check, encoder, init
-from m2fedsa.cli_help import Program
+from m2fedsa.cli_help import Commands
 from m2fedsa.cli_options import Debug, Settings, settings_of
 from m2fedsa.deploy import commands
 from m2fedsa.errors import ConfigError, CutError, InputError, Interrupted, M2FedSAError, WeightsError
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
-app = Program(
+app = Commands(
     name="m2fedsa",
     help="Federated split fine-tuning of multimodal encoders.",
     add_completion=False,
@@ -136,7 +136,7 @@ def export(
     print(f"{write(directory, out, client)}: a model for m2fedsa.load; its README.md tells how")
 
 
-data = Program(name="data", help="Samples of one's own: a manifest and its files.")
+data = Commands(name="data", help="Samples of one's own: a manifest and its files.")
 data.command()(check)
 app.add_typer(data)
 app.command()(init)

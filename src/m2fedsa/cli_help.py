@@ -41,7 +41,7 @@ class _Group(TyperGroup):
     context_class = _Context
 
 
-class Program(typer.Typer):
+class Commands(typer.Typer):
     """A program, or a group of its commands. Arguments: see `typer.Typer`."""
 
     def __init__(self, **options: Any) -> None:
