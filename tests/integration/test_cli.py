@@ -58,7 +58,7 @@ def test_help_says_what_each_argument_is(words, capsys):
     assert "Positional arguments" not in told
     if "Arguments:" in told:
         arguments = told.partition("Arguments:\n")[2].partition("\n\n")[0].splitlines()
-        assert all(re.search(r"\S  +[A-Z]\w+|^    +\S", line) for line in arguments), arguments
+        assert all(re.match(r"  \S.*?  +[^\s\[]|    ", line) for line in arguments), arguments
 
 
 def test_help_of_predict_names_what_it_takes(capsys):
