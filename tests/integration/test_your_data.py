@@ -74,7 +74,7 @@ def same_predictions(ours, theirs):
             if ":" in name and one:
                 assert float(one) == pytest.approx(float(other), rel=1e-5, abs=1e-5)
             else:
-                assert one == ("" if other is None else str(other))
+                assert str(one or "") == str(other or "")
 
 
 def test_the_settings_of_the_page_are_settings():
