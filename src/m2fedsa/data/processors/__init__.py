@@ -87,12 +87,9 @@ def _json_beside(processors: Mapping[str, str], modality: str, name: str) -> dic
     if folder is None:
         from transformers.utils.hub import cached_file
 
-        silent = {
-            "local_files_only": not reachable(),
-            "_raise_exceptions_for_missing_entries": False,
-            "_raise_exceptions_for_connection_errors": False,
-        }
-        found = cached_file(where, name, _raise_exceptions_for_gated_repo=False, **silent)
+        silent = ("missing_entries", "connection_errors", "gated_repo")
+        options = {f"_raise_exceptions_for_{what}": False for what in silent}
+        found = cached_file(where, name, local_files_only=not reachable(), **options)
         path = None if found is None else Path(found)
     else:
         path = folder / name
