@@ -15,8 +15,10 @@ import click
 import typer
 
 import m2fedsa
+from m2fedsa.answer_files import check_name
 from m2fedsa.cli_compare import compare, sweep
 from m2fedsa.cli_data import check, encoder, init
+from m2fedsa.cli_help import Commands
 from m2fedsa.cli_options import Debug, Settings, settings_of
 from m2fedsa.deploy import commands
 from m2fedsa.errors import ConfigError, CutError, InputError, Interrupted, M2FedSAError, WeightsError
@@ -26,14 +28,12 @@ if TYPE_CHECKING:
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
-app = typer.Typer(
+app = Commands(
     name="m2fedsa",
     help="Federated split fine-tuning of multimodal encoders.",
     add_completion=False,
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     suggest_commands=False,
-    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -136,7 +136,7 @@ def export(
     print(f"{write(directory, out, client)}: a model for m2fedsa.load; its README.md tells how")
 
 
-data = typer.Typer(name="data", help="Samples of one's own: a manifest and its files.", no_args_is_help=True, rich_markup_mode=None)
+data = Commands(name="data", help="Samples of one's own: a manifest and its files.")
 data.command()(check)
 app.add_typer(data)
 app.command()(init)
@@ -149,16 +149,20 @@ def predict(
         Path, typer.Argument(metavar="DIR", help="A run directory, what `m2fedsa export` wrote, or with --via a client's folder.")
     ],
     manifest: Annotated[
-        str | None, typer.Argument(metavar="[MANIFEST]", help="New samples; any of the modalities. Without: a run's own test samples.")
+        str | None,
+        typer.Argument(metavar="[MANIFEST]", help="New samples, with any of the modalities. Without: the test samples of a run directory."),
     ] = None,
-    out: Annotated[Path, typer.Option(metavar="FILE.csv", help="Where to write what is predicted.")] = Path("predictions.csv"),
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Where to write what is predicted: .csv, .tsv, .jsonl or .parquet.")] = Path(
+        "predictions.csv"
+    ),
     folder: Annotated[str | None, typer.Option(metavar="DIR", help="Where paths begin, if not beside the manifest.")] = None,
     on_error: Annotated[str, typer.Option(click_type=click.Choice(["stop", "skip"]), help="Rows that cannot be used.")] = "stop",
     client: Annotated[str | None, typer.Option(metavar="NAME", help="Whose own tensors, where averaging rules keep some local.")] = None,
     via: Annotated[bool, typer.Option("--via", help="DIR is a client's folder, of heads alone; the main server does the rest.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Predict with a trained run: labels and probabilities, by all modalities of a sample together and by each alone."""
+    """Predict with a trained run or an export: labels and probabilities, by all modalities of a sample together and by each alone."""
+    check_name(out)
     answers = _predicted(directory, manifest, folder, on_error == "skip", client, via)
     answers.write(out)
     for note in answers.notes:

@@ -23,14 +23,15 @@ from typing import TYPE_CHECKING, Any, cast
 
 from m2fedsa.assembly import OBJECT
 from m2fedsa.blueprint import Blueprint, Widths
-from m2fedsa.config import Columns, Compute, Config, Data
+from m2fedsa.config import Columns, Compute, Config, Data, Modality
 from m2fedsa.cutting import processor_files
 from m2fedsa.durable import unfinished, write_atomically
 from m2fedsa.errors import ConfigError, CutError, StorageError, WeightsError
+from m2fedsa.models.encoders import EMBEDDED, quiet
 from m2fedsa.models.encoders import load as load_encoder
-from m2fedsa.models.encoders import quiet
 from m2fedsa.models.plan import Plan
 from m2fedsa.models.precision import prepared
+from m2fedsa.models.shapes import RANDOM
 from m2fedsa.models.tensor_file import content
 from m2fedsa.prediction import described
 from m2fedsa.reporting.files import RunFiles, read_config
@@ -113,13 +114,22 @@ def _write(place: Path, model: TrainedModel, files: RunFiles) -> None:
 def _settings(model: TrainedModel) -> Config:
     """What the networks are built from, and how samples are read; of where data and encoders lay nothing."""
     config = model.blueprint.config
-    plain = {"processor": None, "revision": None, "head_dtype": "float32"}
-    modalities = {name: described(name, config).model_copy(update={**plain, "encoder": f"{ENCODERS}/{name}"}) for name in model.modalities}
+    modalities = {}
+    for name in model.modalities:
+        one = described(name, config)
+        told = {"encoder": f"{ENCODERS}/{name}", "processor": _without_files(one), "revision": None, "head_dtype": "float32"}
+        modalities[name] = one.model_copy(update=told)
     data = Data(source=OBJECT, task=config.data.task, columns=Columns(id=config.data.columns.id))
     compute = Compute(precision=config.compute.precision, attention=config.compute.attention, device="cpu")
     return Config(
         name=config.name, seed=config.seed, data=data, modalities=modalities, fusion=config.fusion, loss=config.loss, compute=compute
     )
+
+
+def _without_files(settings: Modality) -> str | None:
+    """The processor of a modality where it is a part of this package and so has no files that could lie beside the encoder."""
+    where = processor_place(settings.processor or settings.encoder)
+    return where if where.startswith((EMBEDDED, RANDOM)) else None
 
 
 def _placed(folder: Path) -> Config:

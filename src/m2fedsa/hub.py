@@ -39,11 +39,16 @@ def refusal(error: BaseException, source: str, revision: str | None) -> str | No
     if told(errors.RepositoryNotFoundError):
         return f"{source} is neither a folder here nor a model on the hub. If it is a private one, log in with `hf auth login`."
     if told(errors.LocalEntryNotFoundError):
-        return (
-            f"{source} is neither a folder here nor in the cache of models, and the hub cannot be reached. Download it where there is a "
-            f"network (`hf download {source}`), or give a folder."
-        )
+        return out_of_reach(source)
     return None
+
+
+def out_of_reach(source: str) -> str:
+    """What to do about a model that lies nowhere here while the hub does not answer."""
+    return (
+        f"{source} is neither a folder here nor in the cache of models, and the hub cannot be reached. Download it where there is a "
+        f"network (`hf download {source}`), or give a folder."
+    )
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -5,8 +5,6 @@ The answer is a table, a row for each sample: what is told of it by all modaliti
 R rows, B of a batch, M modalities, K classes or targets.
 """
 
-import csv
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from m2fedsa.answer_files import write_table
 from m2fedsa.assembly import OBJECT, Extensions, looks_of, samples_of
 from m2fedsa.blueprint import Blueprint
 from m2fedsa.config import Config, Modality
@@ -26,7 +25,6 @@ from m2fedsa.data.manifest.opening import read_rows
 from m2fedsa.data.manifest.rows import Rows
 from m2fedsa.data.processors.tabular import tabular_processor
 from m2fedsa.data.samples import Samples, Split
-from m2fedsa.durable import write_atomically
 from m2fedsa.errors import ConfigError, DataError
 from m2fedsa.sides import processor_place
 from m2fedsa.trained import TrainedModel
@@ -91,22 +89,23 @@ class Answers:
         return found
 
     def write(self, path: Path) -> None:
-        """As CSV: the sample, `fused`, `fused:class` … with the probability of each class, then the same of each modality, then `error`."""
+        """The sample, `fused`, `fused:class` … with the probability of each class, then the same of each modality, then `error`.
+
+        As CSV, TSV, JSONL or Parquet; see `answer_files`.
+        """
         numbers = self.kind == "regression"
-        head = [*self.columns]
+        columns: list[tuple[str, type]] = [(name, int if name == "row" else str) for name in self.columns]
         for subset in self.values:
-            head += [*([] if numbers else [subset]), *(f"{subset}:{name}" for name in self.classes)]
+            columns += [*([] if numbers else [(subset, str)]), *((f"{subset}:{name}", float) for name in self.classes)]
         labels = {subset: self.labels(subset) for subset in self.values}
-        written = io.StringIO(newline="")
-        lines = csv.writer(written)
-        lines.writerow([*head, "error"])
+        rows = []
         for row, sample in enumerate(self.samples):
-            cells = list(sample)
+            cells = [cell if cell != "" else None for cell in sample]
             for subset, values in self.values.items():
                 told = values[row].tolist()
-                cells += [*([] if numbers else [labels[subset][row]]), *("" if value != value else f"{value:.6g}" for value in told)]
-            lines.writerow([*cells, self.faults.get(row, "")])
-        write_atomically(path, written.getvalue().encode())
+                cells += [*([] if numbers else [labels[subset][row] or None]), *(None if value != value else value for value in told)]
+            rows.append([*cells, self.faults.get(row)])
+        write_table(path, [*columns, ("error", str)], rows)
 
 
 # --- new samples ----------------------------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -7,11 +8,13 @@ import time
 import tomllib
 from pathlib import Path
 
+import click
 import pytest
+import typer
 from tests.integration import small as own
 from tests.unit.reporting import invented
 
-from m2fedsa.cli import main
+from m2fedsa.cli import app, main
 from m2fedsa.config import Config
 
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -39,6 +42,31 @@ def refused(capsys, *arguments):
 
 
 # --- before anything heavy ----------------------------------------------------------------------------------------------------------
+
+
+def every_command(group=None, words=()):
+    """The words of each command."""
+    for name, one in (group or typer.main.get_command(app)).commands.items():
+        yield from every_command(one, (*words, name)) if isinstance(one, click.Group) else [(*words, name)]
+
+
+@pytest.mark.parametrize("words", list(every_command()), ids=" ".join)
+def test_help_says_what_each_argument_is(words, capsys):
+    assert main([*words, "--help"]) == 0
+    told = capsys.readouterr().out
+    assert "\\" not in told
+    assert "Positional arguments" not in told
+    if "Arguments:" in told:
+        arguments = told.partition("Arguments:\n")[2].partition("\n\n")[0].splitlines()
+        assert all(re.match(r"  \S.*?  +[^\s\[]|    ", line) for line in arguments), arguments
+
+
+def test_help_of_predict_names_what_it_takes(capsys):
+    assert main(["predict", "--help"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "DIR A run directory, what `m2fedsa export` wrote, or with --via a client's folder. [required]" in told
+    assert "[MANIFEST] New samples, with any of the modalities. Without: the test samples of a run directory." in told
+    assert ".csv, .tsv, .jsonl or .parquet. [default: predictions.csv]" in told
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["--version"]])

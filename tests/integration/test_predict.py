@@ -6,6 +6,7 @@ import math
 import shutil
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 import transformers
@@ -15,6 +16,7 @@ from tests.unit.data import media
 
 import m2fedsa
 from m2fedsa.config import Config
+from m2fedsa.data.manifest.opening import read_rows
 
 CLASSES = ("dark", "bright")
 SIDE = 8
@@ -123,6 +125,32 @@ def test_a_manifest_without_a_column(run, tmp_path, capsys):
     answers = read(out)
     assert list(answers[0])[:2] == ["row", "fused"]
     assert all(answer["photo"] == "" and answer["title"] in CLASSES for answer in answers)
+
+
+@pytest.mark.parametrize("kind", ["tsv", "jsonl", "ndjson", "parquet"])
+def test_what_is_written_is_what_the_name_says(run, tmp_path, kind):
+    """Each kind is one that a manifest may have, and says what the CSV says."""
+    manifest = write_samples(run.parent / "new", range(100, 106), "new.csv", **{"1_photo": "", "2_title": "", "3_id": "é;1"})
+    plain, out = tmp_path / "p.csv", tmp_path / f"p.{kind}"
+    for place in (plain, out):
+        assert small.call("predict", run, manifest, "--out", place) == 0
+    found, expected = read_rows(str(out)), read(plain)
+    assert set(found.names) == set(expected[0])
+    for name in found.names:
+        for cell, wanted in zip(found.column(name), (row[name] for row in expected), strict=True):
+            if wanted == "" or ":" not in name:
+                assert str("" if cell is None else cell) == wanted
+            else:
+                assert float(cell) == pytest.approx(float(wanted), rel=1e-5)
+    if kind == "parquet":
+        types = pq.read_schema(out)
+        assert [str(types.field(name).type) for name in ("row", "id", "photo:dark", "error")] == ["int64", "string", "double", "string"]
+
+
+@pytest.mark.parametrize(("name", "found"), [("p.xlsx", "not .xlsx"), ("p", "and this name has no ending")])
+def test_other_endings_are_refused_before_anything_is_predicted(tmp_path, capsys, name, found):
+    said = " ".join(small.refused(capsys, "predict", tmp_path / "nowhere", "x.csv", "--out", tmp_path / name).split())
+    assert f"{name}: predictions are written as .csv, .tsv, .jsonl or .parquet, {found}." in said
 
 
 def test_rows_that_cannot_be_used(run, tmp_path, capsys):

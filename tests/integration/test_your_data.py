@@ -12,6 +12,7 @@ from tests.integration import small
 from tests.integration.test_own_data import ward
 
 from m2fedsa.config import Config
+from m2fedsa.data.manifest.opening import read_rows
 from m2fedsa.reporting.files import read_json
 
 PAGE = Path(__file__).parents[2] / "docs" / "your_data.md"
@@ -34,13 +35,14 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_the_page_leads_to_a_report(here, capsys):
+def test_the_page_leads_to_a_report_and_to_an_export(here, capsys):
     (program,) = blocks("python")
     exec(compile(program, str(PAGE), "exec"), {})
     rows = (here / "digits" / "train.csv").read_text().splitlines()
     assert 180 <= len(rows) - 1 <= 230
     steps = [words for words in commands() if "ward.csv" not in words]
-    assert [words[:2] for words in steps] == [["m2fedsa", name] for name in ("init", "data", "run", "report")]
+    names = ("init", "data", "run", "report", "predict", "export", "predict", "run", "run", "run")
+    assert [words[:2] for words in steps] == [["m2fedsa", name] for name in names]
     for words in steps:
         assert small.call(*words[1:]) == 0, words
         if words[1] == "init":  # as small as a test likes it
@@ -60,6 +62,26 @@ def test_the_page_leads_to_a_report(here, capsys):
     assert whole["rounds"] == 20
     assert whole["metrics"]["fused"]["accuracy"] > whole["closed_form"]["fused"]["accuracy"] - 0.05
     assert (here / "home" / ".cache" / "m2fedsa" / "looks").is_dir()
+    same_predictions(here / "predictions.csv", here / "again.parquet")
+    changed = [Config.from_file(here / "runs" / name / "config.toml") for name in ("shifted", "best", "balanced")]
+    assert changed[0].modalities["photo"].augment == ("shift",)
+    assert (changed[1].evaluation.patience, changed[1].evaluation.keep_best) == (1, True)
+    assert changed[2].loss.balance == "weights"
+
+
+def same_predictions(ours, theirs):
+    """Of the run and of its export, whose encoders shipped with the package and have no processor's files; and not of nothing."""
+    run, export = (read_rows(str(path)) for path in (ours, theirs))
+    assert run.names == export.names
+    assert 180 <= len(run) == len(export) <= 230
+    for modality in ("fused", "photo", "sound", "word"):
+        assert len(set(run.column(modality))) > 5
+    for name in run.names:
+        for one, other in zip(run.column(name), export.column(name), strict=True):
+            if ":" in name and one:
+                assert float(one) == pytest.approx(float(other), rel=1e-5, abs=1e-5)
+            else:
+                assert str(one or "") == str(other or "")
 
 
 def test_the_settings_of_the_page_are_settings():

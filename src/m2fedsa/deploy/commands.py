@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from m2fedsa.cli_help import Commands
+
 Directory = Annotated[Path, typer.Argument(metavar="DIR", help="What `m2fedsa deploy init` wrote.")]
 Program = Annotated[Path, typer.Argument(metavar="FILE.toml", help="The program's settings, in its party's folder.")]
 Settings = Annotated[
@@ -14,12 +16,7 @@ Settings = Annotated[
 Debug = Annotated[bool, typer.Option("--debug", help="Show where in the code an error came from.")]
 """Read by `cli.main`."""
 
-deploy = typer.Typer(
-    name="deploy",
-    help="From one machine to many: make folders for the parties, start, check, explain, revoke.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-)
+deploy = Commands(name="deploy", help="From one machine to many: make folders for the parties, start, check, explain, revoke.")
 
 
 @deploy.command()

@@ -2,6 +2,7 @@
 
 import json
 
+import httpx
 import numpy as np
 import pytest
 import torch
@@ -329,3 +330,24 @@ def test_values_out_of_range(folder):
 def test_a_modality_without_settings():
     with pytest.raises(ConfigError, match=r"^modalities.photo is missing"):
         image_processor({"text": "x"}, "photo")
+
+
+@pytest.mark.parametrize("make", [image_processor, audio_processor, text_processor, video_processor])
+def test_without_a_network_the_hub_is_not_asked_in_vain(make, monkeypatch):
+    """One look whether it is there for each thing that would be asked; no file of it is tried, let alone six times."""
+    tried = []
+
+    class Session:
+        def head(self, url, timeout):
+            tried.append(url)
+            raise httpx.ConnectError("Name or service not known")
+
+    monkeypatch.setattr("huggingface_hub.get_session", Session)
+    monkeypatch.setattr("huggingface_hub.file_download.get_hf_file_metadata", lambda **_: pytest.fail("a file was asked for"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    with pytest.raises(
+        ConfigError, match=r"^modalities\.x\.encoder = nobody-at-all/no-such-model is neither a folder here nor in the cache"
+    ):
+        make({"x": "nobody-at-all/no-such-model"}, "x")
+    assert 1 <= len(tried) <= 3
+    assert all("no-such-model" not in url for url in tried)

@@ -15,6 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from m2fedsa.errors import ConfigError
+from m2fedsa.hub import out_of_reach, reachable, refusal
 
 Inputs = dict[str, Tensor]
 """An encoder's keyword arguments, first dimension N."""
@@ -41,9 +42,14 @@ def own(kind: Any, processors: Mapping[str, str], modality: str, **options: Any)
     folder = folder_of(where, modality)
     if folder is not None and "Tokenizer" not in kind.__name__ and not any((folder / name).is_file() for name in _SETTINGS):
         return None
+    asked = folder is None and reachable()
     try:
-        return kind.from_pretrained(str(folder or where), local_files_only=folder is not None, **options)
+        return kind.from_pretrained(str(folder or where), local_files_only=not asked, **options)
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+        if folder is None:
+            nowhere = not asked and not encoder_facts(processors, modality)
+            if refused := out_of_reach(where) if nowhere else refusal(error, where, None):
+                raise ConfigError(f"modalities.{modality}.encoder = {refused}") from error
         reason = str(error).strip().partition("\n")[0].rstrip(".:")
         raise ConfigError(
             f"modalities.{modality}.encoder = {where!r}, but no processor of its inputs can be read there "
@@ -81,8 +87,9 @@ def _json_beside(processors: Mapping[str, str], modality: str, name: str) -> dic
     if folder is None:
         from transformers.utils.hub import cached_file
 
-        silent = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
-        found = cached_file(where, name, _raise_exceptions_for_gated_repo=False, **silent)
+        silent = ("missing_entries", "connection_errors", "gated_repo")
+        options = {f"_raise_exceptions_for_{what}": False for what in silent}
+        found = cached_file(where, name, local_files_only=not reachable(), **options)
         path = None if found is None else Path(found)
     else:
         path = folder / name
