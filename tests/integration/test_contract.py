@@ -84,7 +84,8 @@ def test_null_where_not_evaluated(encoders, tmp_path):
 def test_result(uninterrupted, settings):
     result = small.result(uninterrupted)
     trains = {"modalities": [str], "train": int, "metrics": type(None), "rounds": int, "loss": NUMBER, "bytes": BYTES}
-    entry = {"client": {**SIDE, "flops": {**SIDE["flops"], "head": NUMBER}}, "server": SIDE, "whole": SIDE, "bytes": BYTES}
+    client = {**SIDE, "flops": {**SIDE["flops"], "head": NUMBER}}
+    entry = {"client": client, "server": SIDE, "whole": SIDE, "bytes": BYTES, "kept": int}
     form = {
         "metrics": METRICS,
         "validation": METRICS,

@@ -114,11 +114,12 @@ def test_a_revoked_key_is_refused_before_it_has_said_anything(at: Place) -> None
 
 def test_a_call_that_asks_for_a_description_holds_no_place(at: Place) -> None:
     """Though it never says what it came for."""
-    calls = [Call(at, "cyd", method=DESCRIBE) for _ in range(10)]
-    for one in calls:
-        (answer,) = one.answers
+    calls = []
+    for _ in range(10):
+        calls.append(Call(at, "cyd", method=DESCRIBE))
+        (answer,) = calls[-1].answers
         assert decode(answer, Description).run == net.RUN
-    wait(lambda: not at.link._calls)
+        wait(lambda: not at.link._calls)
     take_part(at)
     for one in calls:
         one.close()
