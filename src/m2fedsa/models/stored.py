@@ -3,6 +3,7 @@
 R rows (output channels of a convolution), C numbers in a row, G groups of N = 32 in a row, the last one filled up with zeros.
 """
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self
 
@@ -77,18 +78,18 @@ class Stored(nn.Module):
         return made
 
     @classmethod
+    @abstractmethod
     def layout(cls, shape: tuple[int, ...]) -> Layout:
         """Types and shapes of the parts of a weight of this shape."""
-        raise NotImplementedError
 
     @classmethod
+    @abstractmethod
     def _store(cls, rows_RC: Tensor) -> dict[str, Tensor]:
         """The parts of some rows."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _rows(self, parts: Mapping[str, Tensor]) -> Tensor:
         """(R, C) in float32 of the parts of some rows."""
-        raise NotImplementedError
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:  # noqa: ARG002  (the signature is PyTorch's)
         # The parts go along to another device; another type is that of the answer alone.
