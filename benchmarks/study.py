@@ -6,15 +6,16 @@
     python benchmarks/study.py --render --table docs/study.md
 
 A task is a recipe with 25 clients and Dirichlet 0.5 over classes, as the recipe is in all else; of a run's rounds the one that does best on
-validation samples counts. Every arm that trains has the same search: a few learning rates (see `TASKS`) on seeds that are in no table, of
-which the one with the best mean on validation samples runs on the seeds of the tables. Four parts, all built upon the first:
+validation samples counts. Every arm that trains has the same search: three learning rates (see `Task.grid`) on a seed that is in no table,
+and a fourth beyond the best one where that is the least or the largest. The best on validation samples runs on the seeds of the tables.
+Four parts, all built upon the first:
 
     methods    all methods
     factors    the four best of the federated methods that train (by validation) at the rates found there, and the closed form: IID,
                Dirichlet 0.1, 100 clients, and 50 and 90 % of the modalities of multimodal clients' samples missing
-    ablations  the method without one of its parts, at the rate of the whole
-    labels     1 to 100 % of the training samples labelled: unlabelled ones taught by fusion, by their own modality, or not at all; at the
-               rate of the method, or at the recipe's where nothing was searched
+    ablations  the method without one of its parts, at the rate of the whole; on the tasks that ship with the package
+    labels     1 to 100 % of the training samples labelled: unlabelled ones taught by fusion, by their own modality, or not at all; each at
+               a rate of its own, searched at 10 %
 
 What was run before with the same settings is not run again, and a run that was stopped goes on: the command can be interrupted at any time.
 `spoken_digits`, `products` and `meld_text` need folders of yours (docs/results_real.md says what they hold).
@@ -54,10 +55,18 @@ LABELS: Mapping[str, tuple[str, ...]] = {
 }
 TAUGHT = ("no_transfer", "m2fedsa", "self_teaching", "closed_form")
 """Without teachers, taught by fusion, each modality its own teacher, and labelled samples in closed form."""
+TUNED = "10 %"
+"""The share of labelled samples at which the rates of all shares are searched."""
 BEST = 4
 NO_FEDERATION = ("centralised", "local")
 CLOSED = "closed_form"
 """What these arms' names begin with: they train nothing, and one of them stands beside the best four wherever those stand."""
+WHOLE = ("fedavg", "splitfed_v1", "splitfed_v2", "split_learning")
+"""These train whole encoders, which takes smaller steps than adapters do."""
+SAME = {"splitfed_v1": "fedavg"}
+"""Methods that end with the tensors of another, to the bit, at other costs: its search is theirs."""
+BEYOND = 4.0
+"""How far from an edge that did best the next rate lies, as a ratio."""
 RATE = "optimizer.learning_rate"
 KEPT = ("accuracy", "uar", "macro_f1", "auc", "loss")
 
@@ -70,31 +79,38 @@ class Task:
     seconds: float
     """of a run of `m2fedsa` on one quiet core, measured"""
     rates: tuple[float, ...]
+    smaller: float
+    """what the rates are multiplied by where whole encoders train"""
     folders: tuple[str, ...] = ()
     """names of the arguments that the recipe needs"""
-    search: tuple[int, ...] = (20, 21)
+    parts: tuple[str, ...] = PARTS
+    search: tuple[int, ...] = (20,)
     seeds: tuple[int, ...] = (5, 6, 7, 8, 9)
+    few: int = 3
+    """how many of the seeds `factors` and `ablations` run on"""
     settings: tuple[str, ...] = ()
+
+    def grid(self, arm: str) -> list[float]:
+        """The rates that are tried first."""
+        return [float(f"{rate * (self.smaller if arm in WHOLE else 1):.3g}") for rate in self.rates]
 
 
 SMALL, LARGE = (0.001, 0.005, 0.02), (0.0005, 0.002, 0.008)
-TASKS = (
-    Task("digits", 50, SMALL),
-    Task("few_labels", 40, SMALL),
-    Task("match", 60, SMALL),
-    Task("spoken_digits", 210, LARGE, ("digits", "image", "audio", "text"), (20,), (5, 6, 7)),
-    Task("products", 280, LARGE, ("flipkart", "image", "text"), (20,), (5, 6, 7)),
-    Task("meld_text", 420, LARGE, ("meld", "text"), (20,), (5, 6, 7)),
-)
-FACTOR = {
-    "fedavg": 3.0,
-    "splitfed_v1": 3.0,
-    "splitfed_v2": 3.0,
-    "split_learning": 3.0,
-    "closed_form": 0.1,
-    "closed_form_joint": 0.1,
-    "closed_form_fused": 0.1,
+REAL: dict[str, Any] = {
+    "parts": ("methods", "factors", "labels"),
+    "seeds": (5, 6, 7),
+    # What heads make of a sample is the same in every run of a seed.
+    "settings": ("kept.where=disk",),
 }
+TASKS = (
+    Task("digits", 36, SMALL, 0.2),
+    Task("match", 40, SMALL, 0.2),
+    Task("spoken_digits", 95, LARGE, 0.1, ("digits", "image", "audio", "text"), **REAL),
+    Task("products", 85, LARGE, 0.1, ("flipkart", "image", "text"), **REAL),
+    # One modality has no other to be taught by.
+    Task("meld_text", 45, LARGE, 0.1, ("meld", "text"), **{**REAL, "parts": ("methods", "factors")}),
+)
+FACTOR = {**dict.fromkeys(WHOLE, 3.0), **dict.fromkeys((CLOSED, "closed_form_joint", "closed_form_fused"), 0.1)}
 """Seconds of a run in those of one of `m2fedsa`, where nothing of the arm was run yet; others 1."""
 
 
@@ -138,20 +154,30 @@ class Plan:
         from m2fedsa.baselines.methods import ABLATIONS, METHODS
 
         task = self.task
+        if part not in task.parts:
+            return
         if part == "methods":
-            grid = {RATE: tuple(f"{rate:g}" for rate in task.rates)}
-            search = self._runs(part, "default", "search", self._asked(METHODS), task.search, grid)
-            yield [one for one in search if one.config.federation.rounds]
-            yield [one for name in self._asked(METHODS) for one in self._chosen(part, "default", name, name, rows)]
+            yield from self._searched(part, "default", self._asked(METHODS), rows)
+            yield [
+                one
+                for name in self._asked(METHODS)
+                for one in self._chosen(part, "default", name, rows.rate(task, part, SAME.get(name, name)))
+            ]
         elif part == "labels":
-            arms = [name for name in TAUGHT if not self.arms or name in self.arms]
-            yield [one for share in LABELS for name in arms for one in self._chosen(part, share, name, "m2fedsa", rows)]
+            names = self._asked(TAUGHT)
+            yield from self._searched(part, TUNED, names, rows)
+            yield [one for share in LABELS for name in names for one in self._chosen(part, share, name, rows.rate(task, part, name))]
         elif part == "ablations":
-            yield [one for name in self._asked(ABLATIONS) for one in self._chosen(part, "default", name, "m2fedsa", rows)]
+            rate = rows.rate(task, "methods", "m2fedsa")
+            yield [one for name in self._asked(ABLATIONS) for one in self._chosen(part, "default", name, rate)]
         else:
             names = [*best, *self._asked([CLOSED])] if (best := rows.best(task, BEST)) else []
             yield [
-                one for factor in FACTORS if self._differs(factor) for name in names for one in self._chosen(part, factor, name, name, rows)
+                one
+                for factor in FACTORS
+                if self._differs(factor)
+                for name in names
+                for one in self._chosen(part, factor, name, rows.rate(task, "methods", SAME.get(name, name)))
             ]
 
     def _asked(self, names: Iterable[str]) -> list[str]:
@@ -160,11 +186,28 @@ class Plan:
     def _differs(self, factor: str) -> bool:
         return "missing" not in factor or len(self._base(()).modalities) > 1
 
-    def _chosen(self, part: str, factor: str, arm: str, tuned: str, rows: "Rows") -> Iterator[Wanted]:
-        """Runs for the tables, at the rate that was found for `tuned`; at the recipe's where that has none."""
-        rate = rows.rate(self.task, tuned)
-        grid = {RATE: (rate,)} if rate else {}
-        for one in self._runs(part, factor, "report", [arm], self.task.seeds, grid):
+    def _searched(self, part: str, factor: str, arms: Sequence[str], rows: "Rows") -> Iterator[list[Wanted]]:
+        """The search: of the grid, and of one rate beyond it for those that did best at its edge."""
+
+        def runs(arm: str, rates: Sequence[float]) -> Iterator[Wanted]:
+            grid = {RATE: tuple(f"{rate:g}" for rate in rates)}
+            yield from self._runs(part, factor, "search", [arm], self.task.search, grid)
+
+        trained = [arm for arm in arms if not arm.startswith(CLOSED) and arm not in SAME]
+        grids = {arm: self.task.grid(arm) for arm in trained}
+        yield [one for arm in trained for one in runs(arm, grids[arm])]
+        beyond = {
+            arm: [grids[arm][-1] * BEYOND if up else grids[arm][0] / BEYOND]
+            for arm in trained
+            for up in (True, False)
+            if rows.rate(self.task, part, arm, grids[arm]) == f"{grids[arm][-1 if up else 0]:g}"
+        }
+        yield [one for arm, rates in beyond.items() for one in runs(arm, rates)]
+
+    def _chosen(self, part: str, factor: str, arm: str, rate: str | None) -> Iterator[Wanted]:
+        """Runs for the tables, at this rate; at the recipe's where nothing was searched."""
+        seeds = self.task.seeds if part in ("methods", "labels") else self.task.seeds[: self.task.few]
+        for one in self._runs(part, factor, "report", [arm], seeds, {RATE: (rate,)} if rate else {}):
             yield replace(one, job=replace(one.job, candidate=f"learning_rate={rate}" if rate else ""))
 
     def _runs(
@@ -207,10 +250,10 @@ class Rows:
         """The rows with these values."""
         return [row for row in self._store.rows if all(row[name] == value for name, value in what.items())]
 
-    def rate(self, task: Task, arm: str) -> str | None:
-        """The best rate of the search by the mean on validation samples; None where nothing was searched."""
-        found = self.of(task=task.recipe, part="methods", stage="search", arm=arm)
-        rates = {row["candidate"] for row in found}
+    def rate(self, task: Task, part: str, arm: str, among: Sequence[float] = ()) -> str | None:
+        """The best rate of a part's search by the mean on validation samples, of some or all; None where nothing was searched."""
+        found = self.of(task=task.recipe, part=part, stage="search", arm=arm)
+        rates = {row["candidate"] for row in found if not among or float(row["candidate"].partition("=")[2]) in among}
         if not rates:
             return None
         judged = {rate: [validated(row) for row in found if row["candidate"] == rate] for rate in sorted(rates)}
@@ -235,7 +278,7 @@ class Rows:
         for what in ({"task": wanted.task.recipe, "arm": arm, "factor": wanted.factor}, {"task": wanted.task.recipe, "arm": arm}):
             like = self.of(**what)
             if like:
-                return statistics.fmean(row["outcome"]["seconds"] for row in like)
+                return statistics.median(row["outcome"]["seconds"] for row in like)
         return wanted.task.seconds * FACTOR.get(arm, 1.0)
 
 
@@ -331,8 +374,10 @@ def estimate(given: argparse.Namespace, rows: Rows) -> None:
         for part in given.part or PARTS:
             due = [one for stage in plan.stages(part, rows) for one in stage if not rows.has(one)]
             number, work = len(due), sum(map(rows.seconds, due))
+            if part not in plan.task.parts:
+                continue
             if part == "factors" and not due and not rows.best(plan.task, BEST):
-                number = BEST * len(plan.task.seeds) * len(FACTORS)
+                number = BEST * plan.task.few * len(FACTORS)
                 work = plan.task.seconds * number
             at_once = given.processes or (workers([due[0].job]) if due else os.cpu_count() or 1)
             total += work / at_once

@@ -22,7 +22,12 @@ class Method:
 
     def of(self, config: Config) -> Config:
         """The settings with the method's own in place."""
-        return config.override(self.settings, "the method's") if self.settings else config
+        if not self.settings:
+            return config
+        # Weights of classes need the counts of the warm start; drawing classes equally often is what comes closest without.
+        counted = "federation.warm_start=false" not in self.settings
+        balance = () if counted or config.loss.balance != "weights" else ("loss.balance=sampling",)
+        return config.override([*self.settings, *balance], "the method's")
 
 
 _CLIENTS = 'averaging.rules=[{pattern="*", over="clients"}]'
