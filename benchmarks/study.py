@@ -190,8 +190,8 @@ class Plan:
         """The search: of the grid, and of one rate beyond it for those that did best at its edge."""
 
         def runs(arm: str, rates: Sequence[float]) -> Iterator[Wanted]:
-            grid = {RATE: tuple(f"{rate:g}" for rate in rates)}
-            yield from self._runs(part, factor, "search", [arm], self.task.search, grid)
+            for rate in rates:
+                yield from self._runs(part, factor, "search", arm, self.task.search, f"{rate:g}")
 
         trained = [arm for arm in arms if not arm.startswith(CLOSED) and arm not in SAME]
         grids = {arm: self.task.grid(arm) for arm in trained}
@@ -207,19 +207,17 @@ class Plan:
     def _chosen(self, part: str, factor: str, arm: str, rate: str | None) -> Iterator[Wanted]:
         """Runs for the tables, at this rate; at the recipe's where nothing was searched."""
         seeds = self.task.seeds if part in ("methods", "labels") else self.task.seeds[: self.task.few]
-        for one in self._runs(part, factor, "report", [arm], seeds, {RATE: (rate,)} if rate else {}):
-            yield replace(one, job=replace(one.job, candidate=f"learning_rate={rate}" if rate else ""))
+        return self._runs(part, factor, "report", arm, seeds, rate)
 
-    def _runs(
-        self, part: str, factor: str, stage: str, arms: Sequence[str], seeds: Sequence[int], grid: Mapping[str, tuple[str, ...]]
-    ) -> Iterator[Wanted]:
+    def _runs(self, part: str, factor: str, stage: str, arm: str, seeds: Sequence[int], rate: str | None) -> Iterator[Wanted]:
         from m2fedsa.comparing.study import of_methods
 
         base = self._base({**FACTORS, **LABELS}.get(factor, ()))
-        study = replace(of_methods(base, arms, grid, 1), seeds=tuple(seeds))
+        candidate = f"learning_rate={rate}" if rate else ""
+        study = replace(of_methods(base, [arm], {RATE: (rate,)} if rate else {}, 1), seeds=tuple(seeds))
         for job in study.jobs():
-            place = Path(self.task.recipe, part, factor.replace(" ", "_"), stage) / job.place
-            yield Wanted(self.task, part, factor, stage, replace(job, place=place), _nowhere(job.config))
+            place = Path(self.task.recipe, part, factor.replace(" ", "_"), stage, arm, candidate, f"seed-{job.config.seed}")
+            yield Wanted(self.task, part, factor, stage, replace(job, place=place, candidate=candidate), _nowhere(job.config))
 
     def _base(self, changes: Sequence[str]) -> "Config":
         from m2fedsa import recipes
@@ -319,7 +317,8 @@ def run_due(wanted: Iterable[Wanted], store: Store, runs: Path, processes: int |
     from m2fedsa.reporting.files import RESULT
 
     rows = Rows(store)
-    due = {one.job.place: one for one in wanted if not rows.has(one)}
+    # Seed by seed, so that all arms know something early.
+    due = {one.job.place: one for one in sorted(wanted, key=lambda one: one.job.config.seed) if not rows.has(one)}
 
     def keep(place: Path) -> None:
         if (runs / place / RESULT).exists():
@@ -398,7 +397,11 @@ def main(arguments: list[str] | None = None) -> None:
                     run_due(stage, store, given.runs, given.processes)
     from study_table import render
 
-    text = render(store.rows)
+    if given.table:
+        from study_figures import draw
+
+        draw(store.rows, given.table.parent)
+    text = render(store.rows, given.table.parent if given.table else Path())
     if given.table:
         given.table.write_text(text)
     print(text)

@@ -1,23 +1,27 @@
 """The tables of docs/study.md, from the rows that `study.py` keeps."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
 from typing import Any, cast
 
 from m2fedsa.comparing.outcome import Outcome, Stored
 from m2fedsa.comparing.rows import Comparison, compare
 from m2fedsa.comparing.tables import cells, heads, still_rising
-from m2fedsa.reporting.units import listing
+from m2fedsa.reporting.units import listing, size
 from m2fedsa.statistics import difference, estimate
 
 Row = dict[str, Any]
 HEAD = """# Study
 
 All methods of [methods.md](methods.md) on each task with 25 clients, Dirichlet 0.5 over classes; in all else a task is the recipe of its
-name. Every method that trains was given the same search: the learning rates named below on seeds that are in no table, the best mean on
-validation samples counts; of a run's rounds, the warm start among them, the one that does best on validation samples counts. Test samples
-decided nothing. Mean ± half of the 95 % interval (Student) on test samples; differences in points, p of the paired t-test against the first
-row, not corrected for the number of rows. Bytes are all that clients send and receive, FLOPs all that they compute, evaluation in neither.
-`edge`: the chosen rate is the least or the largest that was tried.
+name. Every method that trains was given the same search: three learning rates on a seed that is in no table, smaller ones where whole
+encoders train, and a fourth beyond the best where that was the least or the largest; the best on validation samples counts. Of a run's
+rounds, the warm start among them, the one that does best on validation samples counts. Test samples decided nothing. `splitfed_v1` ends
+with the tensors of `fedavg`, to the bit, so it has its rate. Mean ± half of the 95 % interval (Student) on test samples; differences in
+points, p of the paired t-test against the first row, not corrected for the number of rows. Bytes are all that clients send and receive,
+FLOPs all that they compute, evaluation in neither. `edge`: the chosen rate is the least or the largest that was tried.
 
 The rows behind each table, with settings, curves and digests: `benchmarks/results/study.jsonl`. The tables once more, and the study itself:
 
@@ -27,16 +31,18 @@ The rows behind each table, with settings, curves and digests: `benchmarks/resul
 METRIC = {"meld_text": "uar"}
 
 
-def render(rows: Sequence[Row]) -> str:
-    """All tables as Markdown, of what there is."""
-    text = [HEAD]
+def render(rows: Sequence[Row], figures: Path) -> str:
+    """All tables as Markdown, of what there is. figures: the folder of `study_figures.draw`."""
+    text = [HEAD, *_worth(rows)]
     for task in dict.fromkeys(row["task"] for row in rows):
         mine = [row for row in rows if row["task"] == task and row["stage"] == "report"]
-        tuning = [row for row in rows if row["task"] == task and row["stage"] == "search"]
+        tuning = [row for row in rows if row["task"] == task and row["stage"] == "search" and row["part"] == "methods"]
         if not mine:
             continue
         text.append(f"## {task}\n")
         text.append(_searched(tuning))
+        if (figures / f"study_{task}.png").exists():
+            text.append(f"![fused accuracy on validation samples against bytes and clients' FLOPs](study_{task}.png)\n")
         parts = {part: [row for row in mine if row["part"] == part] for part in ("methods", "factors", "ablations", "labels")}
         whole = [row for row in parts["methods"] if row["arm"] == "m2fedsa"]
         if parts["methods"]:
@@ -53,8 +59,12 @@ def render(rows: Sequence[Row]) -> str:
 def _searched(tuning: Sequence[Row]) -> str:
     if not tuning:
         return "No search: rates are the recipe's.\n"
-    rates, seeds = _rates(tuning), sorted({row["seed"] for row in tuning})
-    return f"Rates that were tried: {', '.join(rates)}, on seed{'s' if len(seeds) > 1 else ''} {listing([str(seed) for seed in seeds])}.\n"
+    tried: dict[tuple[str, ...], list[str]] = {}
+    for arm in dict.fromkeys(row["arm"] for row in tuning):
+        tried.setdefault(tuple(_rates([row for row in tuning if row["arm"] == arm])), []).append(arm)
+    told = [f"{', '.join(rates)} for {listing(arms)}" for rates, arms in tried.items()]
+    seeds = listing([str(seed) for seed in sorted({row["seed"] for row in tuning})])
+    return f"Rates that were tried, on seed {seeds}: {'; '.join(told)}.\n"
 
 
 def _rates(tuning: Sequence[Row]) -> list[str]:
@@ -73,12 +83,51 @@ def _compared(rows: Sequence[Row], tuning: Sequence[Row], task: str) -> Comparis
         "seeds": sorted({row["seed"] for row in rows}),
         "outcomes": [_outcome(row) for row in rows],
     }
-    return compare(stored, METRIC.get(task))
+    found = compare(stored, METRIC.get(task))
+    return replace(found, rows=[replace(row, edge=_at_edge(row.arm, row.candidate, tuning)) for row in found.rows])
+
+
+def _at_edge(arm: str, candidate: str, tuning: Sequence[Row]) -> bool:
+    rates = _rates([row for row in tuning if row["arm"] == arm])
+    return len(rates) > 1 and candidate.partition("=")[2] in (rates[0], rates[-1])
+
+
+def _worth(rows: Sequence[Row]) -> list[str]:
+    """What training adds to the best closed form, of which validation samples choose one for each task."""
+    lines = []
+    for task in dict.fromkeys(row["task"] for row in rows):
+        metric = METRIC.get(task, "accuracy")
+        mine = [row for row in rows if (row["task"], row["part"], row["stage"]) == (task, "methods", "report")]
+        arms = {arm: [row for row in mine if row["arm"] == arm] for arm in dict.fromkeys(row["arm"] for row in mine)}
+        closed = {
+            arm: fmean(row["outcome"]["validation"]["fused"][metric] for row in arms[arm]) for arm in arms if arm.startswith("closed_form")
+        }
+        if "m2fedsa" not in arms or not closed:
+            continue
+        best = max(closed, key=lambda arm: closed[arm])
+        values = {arm: {row["seed"]: row["outcome"]["test"]["fused"][metric] for row in arms[arm]} for arm in ("m2fedsa", best)}
+        both = sorted(set(values["m2fedsa"]) & set(values[best]))
+        apart = difference([values["m2fedsa"][seed] for seed in both], [values[best][seed] for seed in both])
+        assert apart is not None
+        sent = {arm: fmean(row["outcome"]["curve"][-1]["bytes"] for row in arms[arm]) for arm in values}
+        half = "" if apart.half is None else f" ± {100 * apart.half:.1f}"
+        shown = [task]
+        for arm, found in values.items():
+            shown += [*([arm] if arm == best else []), str(estimate(list(found.values()))), size(sent[arm])]
+        lines.append(f"| {' | '.join([*shown, f'{100 * apart.mean:+.1f}{half}'])} |")
+    if not lines:
+        return []
+    head = ["task", "m2fedsa", "sends", "closed form", "", "sends", "points"]
+    return ["## What training adds to the closed form\n", f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}", *lines, ""]
 
 
 def _outcome(row: Row) -> Outcome:
     given = {"directory": f"{row['arm']}/seed-{row['seed']}", "settings": row["config"]}
     return cast(Outcome, {**row["outcome"], "arm": row["arm"], "candidate": row["candidate"], "seed": row["seed"], **given})
+
+
+def _validated(rows: Sequence[Row], metric: str) -> float:
+    return fmean(row["outcome"]["validation"]["fused"][metric] for row in rows)
 
 
 def _table(found: Comparison) -> str:

@@ -75,23 +75,33 @@ def test_study_goes_on_where_it_was_stopped_and_makes_its_tables(monkeypatch, tm
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     study = runpy.run_path(str(BENCHMARKS / "study.py"))
     main = study["main"]
-    main.__globals__["TASKS"] = (study["Task"]("small", 1, (0.001, 0.1), seeds=(5, 6), search=(20, 21)),)
+    main.__globals__["TASKS"] = (study["Task"]("small", 1, (0.001, 0.1), 0.1, seeds=(5, 6), search=(20, 21)),)
     rows, runs, table = tmp_path / "rows.jsonl", tmp_path / "runs", tmp_path / "study.md"
     given = ["--set=data.clients=4", "--arm=m2fedsa", "--arm=closed_form", "--arm=no_ma", f"--rows={rows}", f"--runs={runs}"]
     given += ["--processes=1", f"--table={table}"]
     main([*given, "--part=methods", "--part=ablations"])
     kept = [json.loads(line) for line in rows.read_text().splitlines()]
     searched, told = ([row for row in kept if row["stage"] == stage] for stage in ("search", "report"))
-    assert [(row["arm"], row["seed"]) for row in searched] == [("m2fedsa", 20)] * 2 + [("m2fedsa", 21)] * 2
+    # Two rates on two seeds; the better one is at an edge, so one beyond it.
+    assert [(row["arm"], row["seed"]) for row in searched] == [("m2fedsa", seed) for seed in (20, 20, 21, 21, 20, 21)]
     assert all(row["outcome"]["test"] is None for row in searched)
-    assert [(row["arm"], row["seed"]) for row in told] == [(arm, seed) for arm in ("m2fedsa", "closed_form", "no_ma") for seed in (5, 6)]
-    assert len(kept) == 10
-    judged = {f"learning_rate={rate}": 0.0 for rate in ("0.001", "0.1")}
+    assert [(row["arm"], row["seed"]) for row in told] == [
+        *[(arm, seed) for seed in (5, 6) for arm in ("m2fedsa", "closed_form")],
+        ("no_ma", 5),
+        ("no_ma", 6),
+    ]
+    assert len(kept) == 12
+    judged = dict.fromkeys(sorted({row["candidate"] for row in searched}), 0.0)
     for row in searched:
         judged[row["candidate"]] += row["outcome"]["validation"]["fused"]["accuracy"]
-    assert told[0]["candidate"] == told[4]["candidate"] == max(judged, key=judged.get)
-    mean = sum(row["outcome"]["test"]["fused"]["accuracy"] for row in told[:2]) / 2
-    assert f"| m2fedsa | {told[0]['candidate']} (edge) | 5, 6 | {mean:.3f} ±" in table.read_text()
+    chosen, rates = max(judged, key=judged.get), [float(told.partition("=")[2]) for told in judged]
+    assert told[0]["candidate"] == told[4]["candidate"] == chosen
+    assert sorted(rates) == [0.001, 0.1, 0.4] or sorted(rates) == [0.00025, 0.001, 0.1]
+    edge = " (edge)" if float(chosen.partition("=")[2]) in (min(rates), max(rates)) else ""
+    mean = sum(row["outcome"]["test"]["fused"]["accuracy"] for row in (told[0], told[2])) / 2
+    assert f"| m2fedsa | {chosen}{edge} | 5, 6 | {mean:.3f} ±" in table.read_text()
+    assert "## What training adds to the closed form" in table.read_text()
+    assert (tmp_path / "study_small.png").read_bytes().startswith(b"\x89PNG")
     assert not list(runs.rglob("*.json"))
     # Once more: what is kept stays, and what lacks is run.
     first, lines = table.read_text(), rows.read_text().splitlines()
