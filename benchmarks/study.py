@@ -56,7 +56,9 @@ LABELS: Mapping[str, tuple[str, ...]] = {
 TAUGHT = ("no_transfer", "m2fedsa", "self_teaching", "closed_form")
 """Without teachers, taught by fusion, each modality its own teacher, and labelled samples in closed form."""
 TUNED = "10 %"
-"""The share of labelled samples at which the rates of all shares are searched."""
+"""The share of labelled samples at which the rates of all shares are searched, and other ways to teach are tried."""
+TUNING = ("sharper_teacher", "softer_teacher", "confident_teacher", "plateau_start")
+"""At the rate of `m2fedsa`."""
 BEST = 4
 NO_FEDERATION = ("centralised", "local")
 CLOSED = "closed_form"
@@ -167,9 +169,13 @@ class Plan:
             names = self._asked(TAUGHT)
             yield from self._searched(part, TUNED, names, rows)
             yield [one for share in LABELS for name in names for one in self._chosen(part, share, name, rows.rate(task, part, name))]
+            rate = rows.rate(task, part, "m2fedsa")
+            yield [one for name in self._asked(TUNING) for one in self._chosen(part, TUNED, name, rate)]
         elif part == "ablations":
             rate = rows.rate(task, "methods", "m2fedsa")
-            yield [one for name in self._asked(ABLATIONS) for one in self._chosen(part, "default", name, rate)]
+            # What changes nothing where all samples are labelled is tried where few are.
+            names = [name for name in self._asked(ABLATIONS) if name not in (*TUNING[:3], "self_teaching")]
+            yield [one for name in names for one in self._chosen(part, "default", name, rate)]
         else:
             names = [*best, *self._asked([CLOSED])] if (best := rows.best(task, BEST)) else []
             yield [

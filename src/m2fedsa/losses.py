@@ -41,6 +41,8 @@ class Predictions:
     """m -> s̄ + log(π̄_u/π) (B, K): fixed teacher logits of unlabelled samples, NaN elsewhere; no modality where there are none"""
     teacher_adjustments: Mapping[str, Tensor]
     """m -> (K,): log(π̄_u/π), for the student"""
+    teacher_weights: Mapping[str, Tensor]
+    """m -> (B,): how much a sample that has a teacher counts, NaN elsewhere; no modality where they count alike"""
     task: Task
     """what a label is, and what follows from it"""
     weights: Tensor
@@ -146,11 +148,17 @@ def _transfer(
 
 
 def _unlabelled(predictions: Predictions, modality: str) -> Tensor:
-    """Mean KL(softmax(s̄ + log π̄_u/π) ‖ softmax(p_m + log π̄_u/π)) over the rows that have a teacher."""
+    """Mean KL(softmax((s̄ + log π̄_u/π) / τ) ‖ softmax(p_m + log π̄_u/π)) over the rows that have a teacher, by their weights."""
     teacher, logits = predictions.teachers[modality][predictions.rows[modality]], predictions.unimodal[modality]
     student = predictions.task.adjusted(logits, predictions.teacher_adjustments[modality], predictions.variances.get(modality))
-    mean = _mean(predictions.task.divergence(teacher.nan_to_num(), student), ~teacher[:, 0].isnan())
-    return logits.sum() * 0.0 if mean is None else mean
+    apart, taught = predictions.task.divergence(teacher.nan_to_num(), student), ~teacher[:, 0].isnan()
+    mean = _mean(apart, taught)
+    if mean is None:
+        return logits.sum() * 0.0
+    if modality in predictions.teacher_weights:
+        weights = predictions.teacher_weights[modality][predictions.rows[modality]][taught]
+        return (weights * apart[taught]).sum() / weights.sum()
+    return mean
 
 
 def _mean(values: Tensor, mask: Tensor) -> Tensor | None:

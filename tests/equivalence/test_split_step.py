@@ -72,7 +72,7 @@ def split(at: Stage, samples: InMemorySamples, phase: Phase, teachers: Mapping[s
     parts = client_parts(blueprint, samples.modalities)
     parts.load(at.tensors)
     branches = Branches(samples, "train", at.who.shared.heads, KeptOutputs(), parts)
-    teacher = None if teachers is None else Teacher.made(teachers, blueprint.task, samples, at.log_prior)
+    teacher = None if teachers is None else Teacher.made(teachers, blueprint.task, samples, at.log_prior, blueprint.config.transfer)
     server.begin(plan)
     with server.session(CLIENT, 1) as session:
         finished(LocalRound(blueprint, CLIENT, branches, plan, at.who.fed_server.view(CLIENT), teacher, step_loss).steps(session))
@@ -252,7 +252,16 @@ def test_unlabelled_samples_learn_from_fixed_teachers(float64, stages, which: st
     check(stages(), samples, "transfer", teachers_for(samples, *teachers))
 
 
-@pytest.mark.parametrize("settings", [{"fusion__late": False}, {"loss__prior_adjusted": False}, {"fusion__bilinear": False}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"fusion__late": False},
+        {"loss__prior_adjusted": False},
+        {"fusion__bilinear": False},
+        {"transfer__temperature": 2.0},
+        {"transfer__temperature": 0.5, "transfer__confidence": 1.5},
+    ],
+)
 def test_transfer_under_other_settings(float64, stages, settings: dict[str, object]) -> None:
     samples = batch_of(*TAUGHT["half of them labelled"])
     check(stages(**settings), samples, "transfer", teachers_for(samples, "fused"))
@@ -339,6 +348,8 @@ def test_a_step_of_other_tasks(float64, stages, kind: Kind, which: str, phase: P
 def test_unlabelled_samples_of_other_tasks(float64, stages, kind: Kind, which: str, teachers: tuple[str, ...]) -> None:
     samples = batch_of(*TAUGHT[which], kind=kind)
     check(stages(kind=kind), samples, "transfer", teachers_for(samples, *teachers))
+    if kind == "multi_label":
+        check(stages(kind=kind, transfer__temperature=2.0, transfer__confidence=1.5), samples, "transfer", teachers_for(samples, *teachers))
 
 
 @pytest.mark.parametrize("phase", ["fusion", "transfer"])

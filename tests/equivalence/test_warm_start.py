@@ -204,6 +204,18 @@ def test_shrinkage_and_scale_are_those_of_a_search_over_pooled_halves(float64, w
     assert all(torch.equal(who.fed_server.state.tensors[name], start[name]) for name in untouched)
 
 
+def test_soft_labels_at_a_temperature_and_by_their_confidence(float64) -> None:
+    """Against numpy; weights have a mean of one, so as many samples are in the sums as without them."""
+    data = worlds.federated(BIG, unlabelled=0.5)
+    who, outcome, reference, _ = started(data, transfer__temperature=0.5, transfer__confidence=2.0)
+    (plain, alike, _, _) = started(data)
+    name = "image.classifier.weight"
+    found = who.fed_server.state.tensors
+    worlds.assert_close({name: found[name]}, {name: reference.tensors[name]}, 1e-8)
+    assert not torch.allclose(found[name], plain.fed_server.state.tensors[name], rtol=1e-3)
+    assert outcome.visits == alike.visits
+
+
 def test_soft_labels_enter_once_and_move_the_classifiers(float64) -> None:
     data = worlds.federated(BIG, unlabelled=0.5)
     (with_them, _, reference, answers), (without, _, _, _) = started(data), started(data, transfer__closed_form=False)

@@ -290,18 +290,20 @@ class Objective:
             taught = [row for row in rows if not bool(teacher[batch.rows[row]].isnan().any())]
             if taught:
                 kind, prior, samples = self.network.kind, self.network.log_prior, batch.samples
+                settings = self.network.config.transfer
                 everyone = [
                     (line, [name] if self.alone else [one for one, there in zip(samples.modalities, held, strict=True) if there])
                     for line, held in zip(teacher, samples.presence.tolist(), strict=True)
                     if not bool(line.isnan().any())
                 ]
                 own = kind.estimated(everyone, samples.labels.tolist(), prior)
-                apart = []
+                apart, sure = [], []
                 for row in taught:
                     names = [name] if self.alone else sorted(batch.entering[row])
-                    s = kind.under(teacher[batch.rows[row]], own, names, prior)
+                    s = kind.under(teacher[batch.rows[row]], own, names, prior) / settings.temperature
                     apart.append(kind.divergence(s, kind.under(out.logits[row][name], own, [name], prior)))
-                total = total + mean(apart)
+                    sure.append(kind.sure(s) ** settings.confidence)
+                total = total + sum(w * one for w, one in zip(sure, apart, strict=True)) / sum(sure)
         return total
 
 

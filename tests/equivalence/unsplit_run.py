@@ -291,7 +291,9 @@ class Run:
                 out = self.network.forward(self.tensors, unsplit.Batch.complete(samples, taught.nonzero().flatten()), unsplit.Masks())
             logits, prior = torch.stack(out.fused).double(), self.log_prior.double()
             own = self.network.kind.estimated([(line, ()) for line in logits], samples.labels.tolist(), prior)
-            q[taught.numpy()] = (logits + own.log() - prior).softmax(1).numpy()
+            told = ((logits + own.log() - prior) / self.config.transfer.temperature).softmax(1).numpy()
+            weight = told.max(1) ** self.config.transfer.confidence
+            q[taught.numpy()] = told * weight[:, None]
         return q
 
     def pooled_features(self, samples: InMemorySamples) -> dict[str, np.ndarray]:
@@ -318,6 +320,8 @@ class Run:
                     half = half * (half.sum(0) >= self.config.warm_start.min_count)
                 elif len(rows) < self.config.warm_start.min_count:
                     half = np.zeros_like(half)
+                elif self.config.transfer.confidence and len(rows):
+                    half = half * len(rows) / half.sum()
                 z.append(rows[half.sum(1) > 0])
                 q.append(half[half.sum(1) > 0])
         return np.concatenate(z), np.concatenate(q)

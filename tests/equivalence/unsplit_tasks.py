@@ -34,6 +34,10 @@ class OneLabel:
         return -weights[label] * (s - torch.logsumexp(s, -1))[label]
 
     @staticmethod
+    def sure(s: Tensor) -> float:
+        return max(math.exp(one - float(torch.logsumexp(s, -1))) for one in s.tolist())
+
+    @staticmethod
     def divergence(teacher: Tensor, student: Tensor) -> Tensor:
         q, p = (x - torch.logsumexp(x, -1) for x in (teacher.detach(), student))
         return (q.exp() * (q - p)).sum()
@@ -83,6 +87,11 @@ class SeveralLabels:
         for value, there, weight in zip(s, label, weights, strict=True):
             total = total - (weight * torch.log(torch.sigmoid(value)) if there else torch.log(1 - torch.sigmoid(value)))
         return total / len(s)
+
+    @staticmethod
+    def sure(s: Tensor) -> float:
+        there = [1 / (1 + math.exp(-one)) for one in s.tolist()]
+        return sum(max(one, 1 - one) for one in there) / len(there)
 
     @staticmethod
     def divergence(teacher: Tensor, student: Tensor) -> Tensor:
@@ -176,6 +185,10 @@ class Numbers:
     def loss(s: Tensor, label: Label, prior: Tensor, weights: Tensor) -> Tensor:
         y = (torch.tensor(label).to(s.dtype) - prior[0]) / prior[1]
         return ((s - y) ** 2).mean() / 2
+
+    @staticmethod
+    def sure(_: Tensor) -> float:
+        return 1.0
 
     @staticmethod
     def divergence(teacher: Tensor, student: Tensor) -> Tensor:

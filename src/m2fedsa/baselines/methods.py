@@ -133,6 +133,9 @@ ABLATIONS: Mapping[str, Method] = {
     "synchronous": Method("one server side, stepped by the mean gradient of all clients", ("federation.server_update=synchronous",)),
     "server_momentum": Method("momentum 0.9 on the servers", ("federation.server_momentum=0.9",)),
     "self_teaching": Method("each modality is its own teacher", ("transfer.teacher=self",)),
+    "sharper_teacher": Method("soft labels at temperature 0.5", ("transfer.temperature=0.5",)),
+    "softer_teacher": Method("soft labels at temperature 2", ("transfer.temperature=2.0",)),
+    "confident_teacher": Method("unlabelled samples count by their teacher's confidence", ("transfer.confidence=1.0",)),
 }
 
 

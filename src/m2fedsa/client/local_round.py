@@ -146,7 +146,7 @@ class LocalRound:
         if not self.blueprint.config.fusion.learned:
             # The sum of what the modalities say, each of which learns for itself.
             joined = joined.detach()
-        teachers, teacher_adjustments = ({}, {}) if self.teacher is None else self.teacher.of(batch, unimodal)
+        teachers, teacher_adjustments, teacher_weights = ({}, {}, {}) if self.teacher is None else self.teacher.of(batch, unimodal)
         device = joined.device
         return Predictions(
             unimodal=unimodal,
@@ -157,6 +157,7 @@ class LocalRound:
             adjustment=self._adjustment().to(device),
             teachers={modality: logits.to(device) for modality, logits in teachers.items()},
             teacher_adjustments={modality: value.to(device) for modality, value in teacher_adjustments.items()},
+            teacher_weights={modality: value.to(device) for modality, value in teacher_weights.items()},
             task=task,
             weights=self.view.weights.to(device),
             variances={name: value.to(device) for name, value in task.variances(prior, activations.entering, list(unimodal)).items()},

@@ -112,7 +112,7 @@ class Client:
         self._best = task.plan.best
         branches = self._branches("train", task.view)
         local, teaching = self._teacher_of_round(task, branches)
-        teacher = Teacher.from_local(local, self.shared.blueprint.task, branches.samples, task.view.log_prior) if WINDOW in local else None
+        teacher = self._teacher(local, branches, task.view) if WINDOW in local else None
         branches = replace(branches, views=Views(self.shared.blueprint.config, self.name, task.plan.seed))
         local_round = LocalRound(self.shared.blueprint, self.name, branches, task.plan, task.view, teacher, self.shared.loss)
         with self.link.session(self.name, task.plan.number) as session:
@@ -167,6 +167,10 @@ class Client:
         made = to_local(teach(sweep, taught, config.transfer.teacher), number)
         kept = {name: value for name, value in self.local.items() if not name.startswith(PREFIX)}
         return {**kept, **made}, sweep.traffic
+
+    def _teacher(self, local: dict[str, Tensor], branches: Branches, view: GlobalView) -> Teacher:
+        blueprint = self.shared.blueprint
+        return Teacher.from_local(local, blueprint.task, branches.samples, view.log_prior, blueprint.config.transfer)
 
     def _is_local(self, name: str) -> bool:
         return self.shared.blueprint.config.averaging.over(name) == "nothing"

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 from m2fedsa.client.sweep import Chunk, Sweep, label_of
+from m2fedsa.config import Transfer
 from m2fedsa.data.samples import Samples
 from m2fedsa.messages import ALL, Subset
 from m2fedsa.tasks import Task
+from m2fedsa.tasks.task import Targets
 
 PREFIX = "teacher/"
 WINDOW = "teacher window"
@@ -31,33 +33,54 @@ class Teacher:
     """Teacher logits of a client's samples, per teaching modality or `fused`."""
 
     logits: Mapping[str, Tensor]
-    """name -> s̄ + log(π̄_u/π) (N, K): under the client's own class frequencies; NaN for samples that are not taught"""
+    """name -> (s̄ + log(π̄_u/π)) / τ (N, K): under the client's own class frequencies; NaN for samples that are not taught"""
     adjustments: Mapping[str, Tensor]
     """name -> log(π̄_u/π) (K,), or what the task has in its place"""
+    weights: Mapping[str, Tensor]
+    """name -> (N,) how much a sample counts; NaN for samples that are not taught, no entry where all count alike"""
 
     @classmethod
-    def made(cls, logits: Mapping[str, Tensor], task: Task, samples: Samples, log_prior: Tensor) -> "Teacher":
+    def made(cls, logits: Mapping[str, Tensor], task: Task, samples: Samples, log_prior: Tensor, transfer: Transfer) -> "Teacher":
         """From s̄ (N, K) of the samples of several modalities without a label, NaN elsewhere."""
         adjustments = {name: adjustment(source, name, task, samples, log_prior) for name, source in logits.items()}
         variances = task.variances(log_prior, samples.presence, samples.modalities)
-        own = {name: task.adjusted(source, adjustments[name], variances.get(name)) for name, source in logits.items()}
-        return cls(own, adjustments)
+        own = {
+            name: task.tempered(task.adjusted(source, adjustments[name], variances.get(name)), transfer.temperature)
+            for name, source in logits.items()
+        }
+        weights = {name: task.confidence(source) ** transfer.confidence for name, source in own.items()} if transfer.confidence else {}
+        return cls(own, adjustments, weights)
 
-    def of(self, batch: Tensor, modalities: Iterable[str]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Teacher logits (B, K) and the students' adjustments log(π̄_u/π) (K,) for each modality of the batch."""
-        teachers, adjustments = {}, {}
+    def of(self, batch: Tensor, modalities: Iterable[str]) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+        """Teacher logits (B, K), the students' adjustments log(π̄_u/π) (K,), and weights (B,) where samples do not count alike, for each
+        modality of the batch."""
+        teachers, adjustments, weights = {}, {}, {}
         for modality in modalities:
             name = modality if modality in self.logits else "fused"
             source = self.logits.get(name)
             if source is not None and not bool(source[batch, 0].isnan().all()):
                 teachers[modality], adjustments[modality] = source[batch], self.adjustments[name]
-        return teachers, adjustments
+                if name in self.weights:
+                    weights[modality] = self.weights[name][batch]
+        return teachers, adjustments, weights
 
     @classmethod
-    def from_local(cls, local: Mapping[str, Tensor], task: Task, samples: Samples, log_prior: Tensor) -> "Teacher":
+    def from_local(cls, local: Mapping[str, Tensor], task: Task, samples: Samples, log_prior: Tensor, transfer: Transfer) -> "Teacher":
         """The teacher that a client's local tensors hold."""
         logits = {name.removeprefix(PREFIX): value for name, value in local.items() if name.startswith(PREFIX)}
-        return cls.made(logits, task, samples, log_prior)
+        return cls.made(logits, task, samples, log_prior, transfer)
+
+    def soft(self, modality: str, rows: Tensor, task: Task, log_prior: Tensor) -> Targets | None:
+        """Soft labels of these rows (n,) for the closed form; None where nobody teaches the modality. Weights have a mean of 1 over what is
+        taught of them, so that sums are over as many samples as without."""
+        name = modality if modality in self.logits else "fused"
+        if name not in self.logits:
+            return None
+        soft = task.soft(self.logits[name][rows], log_prior)
+        if name not in self.weights or not bool(soft.taken.any()):
+            return soft
+        weight = self.weights[name][rows].double()
+        return Targets(soft.values * (weight / weight[soft.taken].mean()).nan_to_num()[:, None], soft.taken)
 
 
 def to_local(logits: Mapping[str, Tensor], number: int) -> dict[str, Tensor]:

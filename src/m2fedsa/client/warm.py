@@ -12,7 +12,7 @@ from m2fedsa.blueprint import Blueprint
 from m2fedsa.client.batches import teachable
 from m2fedsa.client.side_by_side import SideBySide
 from m2fedsa.client.sweep import Chunk, Sweep, pooled_features
-from m2fedsa.client.teacher import adjustment, teach
+from m2fedsa.client.teacher import Teacher, teach
 from m2fedsa.data.samples import ClientData, Samples, labelled
 from m2fedsa.messages import ALL, ClassSums, JudgeResult, JudgeTask, SumsResult, SumsTask
 from m2fedsa.tasks import Task
@@ -41,15 +41,16 @@ class WarmAnswers:
         hard = self._task.targets(self._samples.labels, self._least)
         if task.of in SIDE_BY_SIDE:
             return self._side_by_side_sums(task, sweep, chunks, hard)
-        soft = self._soft_targets(sweep, chunks) if task.of == "soft" else {}
+        teacher = self._teacher(sweep, chunks) if task.of == "soft" else None
         even: dict[str, ClassSums] = {}
         odd: dict[str, ClassSums] = {}
         for modality, (rows, pooled) in pooled_features(chunks).items():
             fitted, judged = self._halves(hard, rows)
-            values, taught = hard.values[rows], soft.get(modality, soft.get("fused"))
-            if taught is not None and int(taught.taken[rows].sum()) >= self._least:
-                values = torch.where(taught.taken[rows][:, None], taught.values[rows], values)
-                fitted = fitted | taught.taken[rows]
+            values = hard.values[rows]
+            taught = None if teacher is None else teacher.soft(modality, rows, self._task, sweep.log_prior)
+            if taught is not None and int(taught.taken.sum()) >= self._least:
+                values = torch.where(taught.taken[:, None], taught.values, values)
+                fitted = fitted | taught.taken
             even[modality], odd[modality] = (self._task.sums(pooled[half], values[half]) for half in (fitted, judged))
         counted = self._task.counted(self._samples.labels[hard.taken])
         return SumsResult(self._client, even, odd, counted, sweep.traffic)
@@ -117,16 +118,13 @@ class WarmAnswers:
         fitted = self._task.enough(own, own.taken & ~judged, self._least)
         return fitted, self._task.enough(own, judged, self._least)
 
-    def _soft_targets(self, sweep: Sweep, chunks: Sequence[Chunk]) -> dict[str, Targets]:
-        """Posteriors of the unlabelled samples under the client's own class frequencies; keys as those of `teach`."""
-        samples, prior = self._samples, sweep.log_prior
-        variances = self._task.variances(prior, samples.presence, samples.modalities)
+    def _teacher(self, sweep: Sweep, chunks: Sequence[Chunk]) -> Teacher:
+        """Of the unlabelled samples, under the client's own class frequencies."""
+        transfer = self._blueprint.config.transfer
         # Labelled samples may have been fused as well, for the classifier of what is fused.
-        taught = [chunk for chunk in chunks if not bool(labelled(samples.labels[chunk.samples]).any())]
-        return {
-            name: self._task.soft(logits, variances.get(name), adjustment(logits, name, self._task, samples, prior), prior)
-            for name, logits in teach(sweep, taught, self._blueprint.config.transfer.teacher).items()
-        }
+        taught = [chunk for chunk in chunks if not bool(labelled(self._samples.labels[chunk.samples]).any())]
+        logits = teach(sweep, taught, transfer.teacher)
+        return Teacher.made(logits, self._task, self._samples, sweep.log_prior, transfer)
 
 
 def odd_places(taken: Tensor) -> Tensor:

@@ -38,6 +38,10 @@ class Transfer(Section):
     """Train on unlabelled samples in the transfer phase."""
     teacher: Literal["fused", "self"] = "fused"
     """`self`: each modality is its own teacher, the baseline to beat."""
+    temperature: Positive = 1.0
+    """What the teacher's logits of unlabelled samples are divided by: above 1 its soft labels are softer, below 1 surer. Not of numbers."""
+    confidence: NotNegative = 0.0
+    """An unlabelled sample counts by the largest probability that its teacher gives it, to this power; 0: all alike. Not of numbers."""
 
 
 class Optimizer(Section):

@@ -92,6 +92,14 @@ class MultiLabel:
         """None: log-odds say themselves how uncertain they are."""
         return {}
 
+    def tempered(self, logits: Tensor, temperature: float) -> Tensor:
+        """Divided by it."""
+        return logits / temperature
+
+    def confidence(self, logits: Tensor) -> Tensor:
+        """The larger one of the probabilities that a class is there and that it is not, in the mean over classes."""
+        return logits.abs().sigmoid().mean(1)
+
     # --- closed form ----------------------------------------------------------------------------------------------------------------
 
     def targets(self, labels: Tensor, least: int) -> Targets:
@@ -112,10 +120,10 @@ class MultiLabel:
                 return kept
             kept &= ~out
 
-    def soft(self, teacher: Tensor, variance: Tensor | None, adjustment: Tensor, prior: Tensor) -> Targets:  # noqa: ARG002  (see `Task`)
+    def soft(self, own: Tensor, prior: Tensor) -> Targets:  # noqa: ARG002  (see `Task`)
         """σ(s + β̄_u − β), and a 1 for each sample."""
-        there = (teacher + adjustment).double().sigmoid().nan_to_num()
-        return Targets(functional.pad(there, (0, 1), value=1.0), ~teacher[:, 0].isnan())
+        there = own.double().sigmoid().nan_to_num()
+        return Targets(functional.pad(there, (0, 1), value=1.0), ~own[:, 0].isnan())
 
     def sums(self, features: Tensor, targets: Tensor) -> ClassSums:
         """Σ y and N, Σ y zᵀ and Σ zᵀ, Σ z zᵀ."""

@@ -138,6 +138,14 @@ class Regression:
         """e_m of each modality, and v of those that enter together."""
         return {FUSED: 1 / self._precision(prior, entering, modalities), **{name: self._error(prior, name) for name in modalities}}
 
+    def tempered(self, logits: Tensor, temperature: float) -> Tensor:  # noqa: ARG002  (see `Task`)
+        """As they are: a mean has no temperature."""
+        return logits
+
+    def confidence(self, logits: Tensor) -> Tensor:
+        """All alike: a mean does not say how sure it is."""
+        return torch.ones_like(logits[:, 0])
+
     # --- closed form ----------------------------------------------------------------------------------------------------------------
 
     def targets(self, labels: Tensor, least: int) -> Targets:
@@ -150,10 +158,10 @@ class Regression:
         """All, or none if they are fewer than `least`."""
         return mask & bool(mask.sum() >= least)
 
-    def soft(self, teacher: Tensor, variance: Tensor | None, adjustment: Tensor, prior: Tensor) -> Targets:
+    def soft(self, own: Tensor, prior: Tensor) -> Targets:
         """μ + τ times the teacher's value under the client's own mean and variance, and a 1 for each sample."""
-        value = self.answers(self.adjusted(teacher, adjustment, variance), prior).double().nan_to_num()
-        return Targets(functional.pad(value, (0, 1), value=1.0), ~teacher[:, 0].isnan())
+        value = self.answers(own, prior).double().nan_to_num()
+        return Targets(functional.pad(value, (0, 1), value=1.0), ~own[:, 0].isnan())
 
     def sums(self, features: Tensor, targets: Tensor) -> ClassSums:
         """Σ y and N, Σ y zᵀ and Σ zᵀ, Σ z zᵀ."""

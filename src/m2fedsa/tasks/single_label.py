@@ -90,6 +90,14 @@ class SingleLabel:
         """None: a softmax says itself how uncertain it is."""
         return {}
 
+    def tempered(self, logits: Tensor, temperature: float) -> Tensor:
+        """Divided by it."""
+        return logits / temperature
+
+    def confidence(self, logits: Tensor) -> Tensor:
+        """The largest probability."""
+        return logits.softmax(1).amax(1)
+
     # --- closed form ----------------------------------------------------------------------------------------------------------------
 
     def targets(self, labels: Tensor, least: int) -> Targets:
@@ -105,9 +113,9 @@ class SingleLabel:
         values = targets.values * mask[:, None]
         return values.masked_fill(values.sum(0) < least, 0.0).sum(1) > 0
 
-    def soft(self, teacher: Tensor, variance: Tensor | None, adjustment: Tensor, prior: Tensor) -> Targets:  # noqa: ARG002  (see `Task`)
+    def soft(self, own: Tensor, prior: Tensor) -> Targets:  # noqa: ARG002  (see `Task`)
         """softmax(s + log(π̄_u / π))."""
-        return Targets((teacher + adjustment).double().softmax(1).nan_to_num(), ~teacher[:, 0].isnan())
+        return Targets(own.double().softmax(1).nan_to_num(), ~own[:, 0].isnan())
 
     def sums(self, features: Tensor, targets: Tensor) -> ClassSums:
         """n_c, Σ_c z, Σ z zᵀ."""

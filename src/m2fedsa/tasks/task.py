@@ -96,6 +96,12 @@ class Task(Protocol):
         """How uncertain logits are, where that is no part of them: m -> (K,) and `fused` -> (B, K); empty for classes.
         entering (B, M): columns in the order of `modalities`."""
 
+    def tempered(self, logits: Tensor, temperature: float) -> Tensor:
+        """Logits at a temperature."""
+
+    def confidence(self, logits: Tensor) -> Tensor:
+        """How sure (N,) logits (N, K) are, at most 1."""
+
     # --- closed form
 
     def targets(self, labels: Tensor, least: int) -> Targets:
@@ -104,8 +110,8 @@ class Task(Protocol):
     def enough(self, targets: Targets, mask: Tensor, least: int) -> Tensor:
         """(N,) bool: the samples under the mask without those of which fewer than `least` would be summed."""
 
-    def soft(self, teacher: Tensor, variance: Tensor | None, adjustment: Tensor, prior: Tensor) -> Targets:
-        """From teacher logits (N, K), NaN in rows that are not taught."""
+    def soft(self, own: Tensor, prior: Tensor) -> Targets:
+        """From teacher logits (N, K) under the client's own frequencies, NaN in rows that are not taught."""
 
     def sums(self, features: Tensor, targets: Tensor) -> ClassSums:
         """Over features (n, D_z) with targets (n, Q)."""

@@ -2,9 +2,10 @@
 
 import pytest
 
+from m2fedsa.baselines.methods import named
 from m2fedsa.comparing.study import grid_of, of_grid, of_methods, points
 from m2fedsa.errors import ConfigError
-from m2fedsa.recipes import digits
+from m2fedsa.recipes import digits, meld_text
 
 SEARCH = {"optimizer.learning_rate": ("0.005", "0.01"), "federation.rounds": ("2", "4")}
 
@@ -26,6 +27,17 @@ def test_a_method_is_not_run_again_for_settings_that_it_does_not_know() -> None:
     assert list(arm.candidates) == [""]
     (job,) = of_methods(digits(), ["closed_form"], {"federation.rounds": ("2", "4")}, 1).jobs()
     assert job.place.as_posix() == "closed_form/seed-0"
+
+
+def test_a_method_without_a_warm_start_draws_classes_alike_where_the_recipe_weighs_them() -> None:
+    """Nobody counts the classes for it; all others weigh them."""
+    base = meld_text(folder="data", text="encoder")
+    assert base.loss.balance == "weights"
+    told = {
+        job.arm: job.config.loss.balance for job in of_methods(base, ["m2fedsa", "closed_form", "fedpeft", "no_warm_start"], {}, 1).jobs()
+    }
+    assert told == {"m2fedsa": "weights", "closed_form": "weights", "fedpeft": "sampling", "no_warm_start": "sampling"}
+    assert named("fedpeft").of(digits()).loss.balance == "none"
 
 
 def test_a_grid_is_all_combinations() -> None:
