@@ -168,7 +168,9 @@ class Plan:
         elif part == "labels":
             names = self._asked(TAUGHT)
             yield from self._searched(part, TUNED, names, rows)
-            yield [one for share in LABELS for name in names for one in self._chosen(part, share, name, rows.rate(task, part, name))]
+            # Where nothing is unlabelled, it does not matter who teaches.
+            asked = [(share, name) for share in LABELS for name in names if (share, name) != ("100 %", "self_teaching")]
+            yield [one for share, name in asked for one in self._chosen(part, share, name, rows.rate(task, part, name))]
             rate = rows.rate(task, part, "m2fedsa")
             yield [one for name in self._asked(TUNING) for one in self._chosen(part, TUNED, name, rate)]
         elif part == "ablations":

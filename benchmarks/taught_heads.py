@@ -5,15 +5,15 @@
 Of each task of `study.py` with several modalities that say something alone: the same clients, but their training samples in one place and
 encoders frozen, so that no form loses by averaging or by splitting what it could gain. A head is a linear classifier and one hidden layer
 beside it. Each form has the same eight candidates (two decays by four strengths or, without a form, four beginnings); the cross-entropy
-on validation samples chooses. Two populations: the samples of a modality as they were dealt, and a tenth of them, where those of the others
-stay as they are.
+on validation samples chooses. Three populations: the samples of a modality as they were dealt; a tenth of them, where those of the others
+stay as they are; and as they were dealt, but three in ten with a wrong label.
 """
 
 import argparse
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -32,7 +32,9 @@ if TYPE_CHECKING:
     from m2fedsa.data.samples import FederatedData
 
 SEEDS = (5, 6, 7, 8, 9)
-POPULATIONS = ("as dealt", "a tenth")
+POPULATIONS = ("as dealt", "a tenth", "mislabelled")
+MISLABELLED = 0.3
+"""Share of all training samples that have the label of another class, the same in every modality; those of validation have their own."""
 DECAYS = (0.01, 0.3)
 WIDTH, SPACE, HIDDEN = 128, 32, 64
 """Principal components of a modality that enter a head, those that others are compared in, and units of the hidden layer."""
@@ -333,9 +335,19 @@ def unseen(values: Tensor, table: Table, rows: Tensor, seed: int) -> Tensor:
 
 def measured(table: Table, modality: str, population: str, seed: int) -> dict[str, float]:
     """Test accuracy of each form."""
-    one, every = known(table, modality, population, seed)
+    one, every = known(mislabelled(table, seed) if population == "mislabelled" else table, modality, population, seed)
     judged, truth = (every[table.validation], table.labels[table.validation]), table.labels[table.test]
     return {form: float((fit(form, one, judged, seed)(every[table.test]).argmax(-1) == truth).double().mean()) for form in FORMS}
+
+
+def mislabelled(table: Table, seed: int) -> Table:
+    """With wrong labels of some training samples."""
+    draw = torch.Generator().manual_seed(seed)
+    rows = torch.cat(list(table.train.values())).unique()
+    wrong = rows[torch.rand(len(rows), generator=draw) < MISLABELLED]
+    labels = table.labels.clone()
+    labels[wrong] = (labels[wrong] + torch.randint(1, table.classes, (len(wrong),), generator=draw)) % table.classes
+    return replace(table, labels=labels, heard={})
 
 
 def render(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -374,7 +386,7 @@ def main(arguments: list[str] | None = None) -> None:
     store = Store(given.rows)
     kept = {(row["task"], row["modality"], row["population"], row["seed"]) for row in store.rows}
     for task in TASKS:
-        folders = {name: getattr(given, name) for name in task.folders}
+        folders = {name: getattr(given, name, None) for name in task.folders}
         if task.recipe not in MODALITIES or not all(folders.values()):
             continue
         for seed in SEEDS[: given.seeds]:

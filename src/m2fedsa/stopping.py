@@ -42,8 +42,9 @@ def out_of_patience(history: Sequence[RoundRecord], metric: str, patience: int |
 
 
 def metric_of(config: Config) -> str:
-    """What rounds are compared by: the one that the settings name, or that of the task."""
-    return config.evaluation.metric or METRICS[config.data.task][0]
+    """What rounds are compared by: the one that the settings name, or that of the task; where all classes are to count alike, UAR."""
+    alike = config.data.task == "single_label" and config.loss.balance != "none"
+    return config.evaluation.metric or ("uar" if alike else METRICS[config.data.task][0])
 
 
 def check_stopping(config: Config, validated: bool) -> None:

@@ -60,6 +60,8 @@ def test_each_task_has_a_metric_of_its_own():
     assert metric_of(settings(data={"task": "multi_label"})) == "macro_f1"
     assert metric_of(settings(data={"task": "regression"})) == "r2"
     assert metric_of(settings(evaluation={"metric": "uar"})) == "uar"
+    assert metric_of(settings(loss={"balance": "sampling"})) == "uar", "all classes count alike"
+    assert metric_of(settings(loss={"balance": "sampling"}, evaluation={"metric": "accuracy"})) == "accuracy"
     with pytest.raises(ConfigError, match=r'evaluation.metric = "uar", but data.task = "regression" has r2, pearson, mae, rmse, loss'):
         settings(data={"task": "regression"}, evaluation={"metric": "uar"})
 

@@ -59,6 +59,8 @@ class Stored(TypedDict):
     """what was searched over, the same for every arm"""
     seeds: list[int]
     outcomes: list[Outcome]
+    metric: NotRequired[str]
+    """what the settings judge by"""
     failed: NotRequired[dict[str, str]]
     """directory -> why its run did not end"""
 

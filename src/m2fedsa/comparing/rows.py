@@ -62,8 +62,8 @@ class Comparison:
 
 
 def compare(stored: Stored, metric: str | None = None, budget: Budget = "bytes", target: float | None = None) -> Comparison:
-    """`ConfigError` if no run has the metric, by default the task's own. `target`: by default what the first arm ends with."""
-    metric = metric or leading(stored["outcomes"][0]["test"] if stored["outcomes"] else {})
+    """`ConfigError` if no run has the metric, by default what the settings judge by. `target`: by default what the first arm ends with."""
+    metric = metric or stored.get("metric") or leading(stored["outcomes"][0]["test"] if stored["outcomes"] else {})
     better = -1.0 if metric in LESS_IS_BETTER else 1.0
     chosen = {arm: _choose(stored, arm, metric, better) for arm in stored["arms"]}
     chosen = {arm: runs for arm, runs in chosen.items() if runs}

@@ -12,6 +12,7 @@ from m2fedsa.comparing.tables import markdown, terminal
 from m2fedsa.durable import write_atomically
 from m2fedsa.errors import RunError
 from m2fedsa.reporting.files import RESULT
+from m2fedsa.stopping import metric_of
 
 STORED, TABLE, PAGE = "study.json", "comparison.md", "comparison.html"
 
@@ -37,6 +38,7 @@ def run_study(study: Study, search: Grid, target: str, command: str, out: Path, 
         "search": {key: list(values) for key, values in search.items()},
         "seeds": list(study.seeds),
         "outcomes": [outcome(job, out) for job in jobs if (out / job.place / RESULT).exists()],
+        "metric": metric_of(jobs[0].config),
     }
     if failed:
         stored["failed"] = {place.as_posix(): why for place, why in failed.items()}

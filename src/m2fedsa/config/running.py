@@ -26,8 +26,8 @@ class Evaluation(Section):
         Literal["accuracy", "uar", "macro_f1", "auc", "exact_match", "micro_f1", "r2", "pearson", "mae", "rmse", "loss"] | None,
         Field(examples=["uar"]),
     ] = None
-    """What rounds are compared by: of the fused model, on validation samples. Unset: accuracy; of several classes macro_f1, of numbers
-    r2."""
+    """What rounds are compared by: of the fused model, on validation samples. Unset: accuracy, or uar where `loss.balance` lets classes
+    count alike; of several classes macro_f1, of numbers r2."""
     patience: Annotated[Count | None, Field(examples=[10])] = None
     """Stop after so many validations without a new best one; unset: run all rounds."""
     keep_best: bool = False

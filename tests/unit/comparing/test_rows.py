@@ -168,9 +168,10 @@ def test_the_front_is_what_nothing_beats_in_both() -> None:
 
 
 def test_the_metric_of_a_task_is_its_own() -> None:
-    """As the kinds of task say it themselves."""
+    """As the kinds of task say it themselves, unless the settings judge by another."""
     found = stored(run("ours", 0, 0.8, OURS))
     metrics = {"single_label": ("accuracy",), "multi_label": ("accuracy", "exact_match", "macro_f1"), "regression": ("r2", "mae")}
     for kind, known in metrics.items():
         found["outcomes"][0]["test"]["fused"] = dict.fromkeys(known, 0.5)
         assert compare(found).metric == task_of(kind, 3, ("image",)).metric
+        assert compare({**found, "metric": known[-1]}).metric == known[-1]
