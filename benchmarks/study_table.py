@@ -43,10 +43,15 @@ def render(rows: Sequence[Row], figures: Path) -> str:
         text.append(_searched(tuning))
         if (figures / f"study_{task}.png").exists():
             text.append(f"![fused accuracy on validation samples against bytes and clients' FLOPs](study_{task}.png)\n")
-        parts = {part: [row for row in mine if row["part"] == part] for part in ("methods", "factors", "ablations", "labels")}
+        parts = {part: [row for row in mine if row["part"] == part] for part in ("methods", "longer", "factors", "ablations", "labels")}
         whole = [row for row in parts["methods"] if row["arm"] == "m2fedsa"]
         if parts["methods"]:
             text.append(_table(_compared(parts["methods"], tuning, task)))
+        if parts["longer"]:
+            text += [
+                "### Twice the rounds for those that were still rising\n",
+                _longer(parts["longer"], parts["methods"], METRIC.get(task, "accuracy")),
+            ]
         if parts["ablations"]:
             text += ["### Without one of its parts\n", _table(_compared([*whole, *parts["ablations"]], tuning, task))]
         if parts["factors"]:
@@ -163,6 +168,23 @@ def _labels(rows: Sequence[Row], metric: str) -> str:
         f"{first}: mean ± half of the 95 % interval; the others: points above it, paired by seed. closed_form knows labelled samples alone."
     )
     return "\n".join([*lines, "", told, ""])
+
+
+def _longer(rows: Sequence[Row], default: Sequence[Row], metric: str) -> str:
+    """Fused, with the rounds of the others and with twice as many, over the seeds of the latter."""
+    seeds = sorted({row["seed"] for row in rows})
+    lines = ["| method | as many rounds as the others | twice as many | points | m2fedsa on these seeds |", "|" + " --- |" * 5]
+
+    def values(source: Sequence[Row], arm: str) -> list[float]:
+        found = {row["seed"]: row["outcome"]["test"]["fused"][metric] for row in source if row["arm"] == arm}
+        return [found[seed] for seed in seeds if seed in found]
+
+    for arm in dict.fromkeys(row["arm"] for row in rows):
+        short, long = values(default, arm), values(rows, arm)
+        apart = difference(long, short) if len(long) == len(short) else None
+        told = "–" if apart is None else f"{100 * apart.mean:+.1f}{'' if apart.half is None else f' ± {100 * apart.half:.1f}'}"
+        lines.append(f"| {arm} | {estimate(short)} | {estimate(long)} | {told} | {estimate(values(default, 'm2fedsa'))} |")
+    return "\n".join([*lines, ""])
 
 
 def _factors(rows: Sequence[Row], default: Sequence[Row], metric: str) -> str:

@@ -1,10 +1,13 @@
 """Each benchmark runs, at a size of seconds, and writes what it measured."""
 
+import importlib
 import json
 import runpy
 from pathlib import Path
 
 import pytest
+import torch
+from tests import worlds
 from tests.integration import small
 
 from m2fedsa import recipes
@@ -125,3 +128,83 @@ def test_link(quick):
     assert 0 < steps["at once"]["least"] <= steps["at once"]["largest"]
     assert steps["step"]["median"] > 0
     assert "2 clients at once" in printed
+
+
+# --- heads on frozen features ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bench(monkeypatch):
+    """A benchmark's names."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return lambda name: importlib.import_module(name)
+
+
+def toy(taught_heads):
+    """Two modalities of three classes, which tell them apart through different noise; not every sample has both."""
+    draw = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 3, (300,), generator=draw)
+    features = {
+        name: 2 * torch.randn(3, width, generator=draw)[labels] + torch.randn(300, width, generator=draw)
+        for name, width in (("image", 6), ("text", 9))
+    }
+    rows = torch.arange(200)
+    train = {"image": rows[:150], "text": rows[50:]}
+    return taught_heads.Table(features, labels, train, torch.arange(200, 250), torch.arange(250, 300), 3)
+
+
+def test_every_form_of_teaching_learns(bench, monkeypatch):
+    heads = bench("taught_heads")
+    monkeypatch.setattr(heads, "STEPS", 30)
+    monkeypatch.setattr(heads, "WIDTH", 8)
+    table = toy(heads)
+    for population in heads.POPULATIONS:
+        found = heads.measured(table, "text", population, 0)
+        assert set(found) == set(heads.FORMS)
+        assert min(found.values()) > 0.6, population
+    wrong = heads.mislabelled(table, 0).labels != table.labels
+    assert 0.2 < wrong[:200].double().mean() < 0.4
+    assert not wrong[200:].any(), "those that judge have their own labels"
+    rows = [
+        {"task": "toy", "modality": "text", "population": "as dealt", "seed": seed, "accuracy": {**found, "none": 0.5, "features": 0.52}}
+        for seed in (0, 1)
+    ]
+    assert "| toy | text | as dealt | 0.500 ± 0.000 |" in heads.render(rows)
+    assert "+2.0 ± 0.0" in heads.render(rows)
+
+
+def test_a_teacher_has_not_seen_the_sample(bench, monkeypatch):
+    """Labels that have nothing to do with the features are told by chance, however well they could be learnt by heart."""
+    heads = bench("taught_heads")
+    monkeypatch.setattr(heads, "STEPS", 30)
+    draw = torch.Generator().manual_seed(1)
+    values, labels = torch.randn(120, 60, generator=draw), torch.randint(0, 2, (120,), generator=draw)
+    table = heads.Table({"a": values}, labels, {"a": torch.arange(100)}, torch.arange(100, 110), torch.arange(110, 120), 2)
+    told = heads.unseen(values, table, torch.arange(100), 0)
+    assert told[100:].isnan().all()
+    assert (told[:100].argmax(-1) == labels[:100]).double().mean() < 0.65
+
+
+def test_the_first_of_the_closed_forms_is_the_warm_starts(bench):
+    forms, heads = bench("closed_forms"), bench("taught_heads")
+    table = toy(heads)
+    for form in forms.FORMS:
+        found = forms.measured(table, form, 0)
+        assert found["fused"] >= max(found["image"], found["text"]) - 0.1 > 0.6
+    even, odd = forms.halves(5)[0]
+    assert (even.tolist(), odd.tolist()) == ([0, 2, 4], [1, 3])
+    assert sorted(row for _, judged in forms.folds(11, 5) for row in judged.tolist()) == list(range(11))
+    assert all(not set(fitted.tolist()) & set(judged.tolist()) for fitted, judged in forms.folds(11, 5))
+
+
+def test_wrong_labels_are_those_of_training_alone(bench):
+    wrong = bench("wrong_labels")
+    data = worlds.federated()
+    found = wrong.mislabelled(data, 0.5, 3)
+    changed = [
+        int((client.train.labels != data.clients[name].train.labels).sum()) for name, client in found.clients.items() if client.train
+    ]
+    assert 0 < sum(changed) < sum(len(client.train.labels) for client in data.clients.values() if client.train)
+    assert all(client.test is data.clients[name].test for name, client in found.clients.items())
+    same = wrong.mislabelled(data, 0.0, 3)
+    assert all(torch.equal(client.train.labels, data.clients[name].train.labels) for name, client in same.clients.items() if client.train)

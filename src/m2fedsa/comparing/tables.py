@@ -1,7 +1,7 @@
 """A comparison as a Markdown table, and the sentences that stand below it and on the page."""
 
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 from m2fedsa.comparing.rows import Comparison, Row
@@ -125,8 +125,12 @@ def remarks(found: Comparison) -> list[str]:
 
 
 def still_rising(row: Row) -> bool:
-    """Whether the fused metric rose by a point or more over the last third of the rounds, smoothed over two of them."""
-    values = [point[3] for point in row.curve]
+    """Whether the fused metric rises at the end; see `rising`."""
+    return rising([point[3] for point in row.curve])
+
+
+def rising(values: Sequence[float]) -> bool:
+    """Whether values rose by a hundredth or more over their last third, smoothed over two of them; not if they are fewer than six."""
     if len(values) < 6:
         return False
     smooth = [(one + other) / 2 for one, other in pairwise(values)]
