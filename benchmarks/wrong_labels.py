@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from m2fedsa.data.samples import FederatedData
 
 SEEDS = (5, 6, 7, 8, 9)
-SHARES = (0.0, 0.3)
+SHARES = (0.3,)
 ARMS: Mapping[str, tuple[str, ...]] = {
     "no_transfer": (),
     "from the first round": ("fixed_start",),
