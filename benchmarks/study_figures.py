@@ -8,8 +8,9 @@ from typing import Any
 from study_table import METRIC
 
 Row = dict[str, Any]
-APART = ("centralised",)
-"""Sends nothing."""
+FIRST = "m2fedsa"
+SEND_NOTHING = {"bytes": ("centralised", "local"), "flops": ("centralised",)}
+"""What these cost is not what a federation costs."""
 COSTS = (("bytes", "bytes that all clients send and receive"), ("flops", "FLOPs that all clients compute"))
 
 
@@ -26,19 +27,22 @@ def draw(rows: Sequence[Row], folder: Path) -> None:
         if not mine:
             continue
         figure, axes = pyplot.subplots(1, 2, figsize=(12, 5), sharey=True, layout="constrained")
-        arms = [arm for arm in dict.fromkeys(row["arm"] for row in mine) if arm not in APART]
-        colours = dict(zip(arms, pyplot.get_cmap("tab20").colors, strict=False))
+        arms = sorted(dict.fromkeys(row["arm"] for row in mine), key=lambda arm: arm != FIRST)
+        colours = {FIRST: "black", **dict(zip(arms[1:], pyplot.get_cmap("tab20").colors, strict=False))}
         for axis, (cost, told) in zip(axes, COSTS, strict=True):
             for arm in arms:
+                if arm in SEND_NOTHING[cost]:
+                    continue
                 line = curve([row["outcome"]["curve"] for row in mine if row["arm"] == arm], cost, metric)
-                first = arm == "m2fedsa"
-                style = {"color": colours[arm], "label": arm, "linewidth": 3 if first else 1.3, "zorder": 3 if first else 2}
-                axis.plot(*zip(*line, strict=True), marker="o" if len(line) == 1 else None, **style) if line else None
+                if line:
+                    wide = 3 if arm == FIRST else 1.4
+                    marker = "o" if len(line) == 1 else None
+                    axis.plot(*zip(*line, strict=True), marker=marker, color=colours[arm], label=arm, linewidth=wide, zorder=wide)
             axis.set_xscale("log")
             axis.set_xlabel(told)
             axis.grid(alpha=0.3)
         axes[0].set_ylabel(f"fused {metric}, validation samples")
-        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
+        figure.legend(*axes[1].get_legend_handles_labels(), loc="outside right center", frameon=False)
         figure.suptitle(task)
         figure.savefig(folder / f"study_{task}.png", dpi=110, metadata={"Software": None})
         pyplot.close(figure)

@@ -107,3 +107,25 @@ def test_every_command_of_the_readme_can_be_typed(line):
     given = command.make_context("m2fedsa", words).params
     if given.get("target") in RECIPES:
         RECIPES[given["target"]]().override(given.get("settings") or [])
+
+
+# --- figures ------------------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_studys_figures_in_the_readme_are_those_of_its_table():
+    """Every method on `digits`, and what training adds."""
+    readme, study = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/study.md"))
+    digits = study.partition("## digits\n")[2].partition("\n## ")[0].partition("\n### ")[0]
+    known = {}
+    for line in digits.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if len(cells) > 5:
+            known[cells[0]] = cells[3].split(" ")[0]
+    lines = readme.splitlines()
+    place = next(place for place, line in enumerate(lines) if line.startswith("| m2fedsa | centralised |"))
+    heads, figures = ([cell.strip(" *") for cell in lines[place + more].strip("|").split("|")] for more in (0, 2))
+    told = {name: figure for head, figure in zip(heads, figures, strict=True) for name in head.split(", ")}
+    assert told == {name: known[name] for name in told}
+    assert len(told) == 14
+    (added,) = re.findall(r"`digits`: (\S+ ± \S+) points", readme)
+    assert f"+{added} |" in study.partition("## digits")[0]
