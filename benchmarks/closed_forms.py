@@ -1,6 +1,6 @@
 """Other closed forms than the warm start's, on frozen features: does any of them beat it?
 
-    python benchmarks/closed_forms.py --flipkart DIR --digits DIR --image DIR --audio DIR --text DIR
+    python benchmarks/closed_forms.py --table docs/closed_forms.md --flipkart DIR --digits DIR --image DIR --audio DIR --text DIR
 
 The same clients as in `study.py`, their training samples in one place, which for sums is the same. Fused is the sum of what the modalities
 say. Closed forms that look at all modalities together (`closed_form_joint`, `closed_form_fused`) are in the study.
@@ -59,6 +59,16 @@ def drawn(values: Tensor, seed: int) -> Tensor:
     return torch.cat([scaled, random], 1)
 
 
+HEAD = """# Other closed forms
+
+Does any closed form beat the warm start? Frozen features of the clients of the [study](study.md), their training samples in one place,
+which for sums is the same. Accuracy on test samples, five seeds, mean ± half of the 95 % interval (Student), and points above it, paired by
+seed. The warm start chooses shrinkage and scale on the odd samples, with classifiers of the even ones. Fused is the sum of what the
+modalities say; closed forms that look at all of them together (`closed_form_joint`, `closed_form_fused`) are in the study. `random
+features`: 512 rectified random projections of each modality beside its features. The rows: `benchmarks/results/closed_forms.jsonl`.
+
+    python benchmarks/closed_forms.py --table docs/closed_forms.md --flipkart DIR --digits DIR --image DIR --audio DIR --text DIR
+"""
 Splits = Callable[[int], list[tuple[Tensor, Tensor]]]
 FORMS: Mapping[str, tuple[Splits, WarmStart, Callable[[Tensor, int], Tensor]]] = {
     "warm start": (halves, WarmStart(), plain),
@@ -102,7 +112,7 @@ def measured(table: Table, form: str, seed: int) -> dict[str, float]:
 def render(rows: Sequence[Mapping[str, Any]]) -> str:
     """Accuracy of the warm start, and points that others add, paired by seed."""
     first, *others = FORMS
-    lines = [f"| task | modality | {' | '.join(FORMS)} |", "| --- | --- |" + " --- |" * len(FORMS)]
+    lines = [HEAD, f"| task | modality | {' | '.join(FORMS)} |", "| --- | --- |" + " --- |" * len(FORMS)]
     for task in dict.fromkeys(row["task"] for row in rows):
         mine = [row for row in rows if row["task"] == task]
         for modality in mine[0]["accuracy"]:
@@ -121,6 +131,7 @@ def main(arguments: list[str] | None = None) -> None:
     for name in ("flipkart", "digits", "image", "audio", "text"):
         parser.add_argument(f"--{name}", metavar="DIR", help="a folder of yours; see docs/results_real.md")
     parser.add_argument("--rows", type=Path, default=Path("benchmarks/results/closed_forms.jsonl"))
+    parser.add_argument("--table", type=Path, metavar="FILE", help="write the table as Markdown")
     parser.add_argument("--seeds", type=int, default=len(SEEDS), help="fewer of them, for a trial")
     given = parser.parse_args(arguments)
     store = Store(given.rows)
@@ -136,7 +147,10 @@ def main(arguments: list[str] | None = None) -> None:
                     found = {name: round(value, 5) for name, value in measured(table, form, seed).items()}
                     store.add({"task": task.recipe, "seed": seed, "form": form, "accuracy": found})
                     print(f"{task.recipe}, seed {seed}, {form}: {found}", flush=True)
-    print(render(store.rows))
+    text = render(store.rows)
+    if given.table:
+        given.table.write_text(text)
+    print(text)
 
 
 if __name__ == "__main__":

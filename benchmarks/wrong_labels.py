@@ -4,6 +4,7 @@
 
 `digits` with 25 clients, Dirichlet 0.5, at the learning rate that `study.py` found for the method; the wrong labels are those of another
 class, drawn alike, in every modality of a sample; validation and test samples are labelled rightly. What was run before is not run again.
+The table stands in docs/transfer.md, which `taught_heads.py --table` writes.
 """
 
 import argparse
