@@ -24,10 +24,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from m2fedsa.config import WarmStart
-from m2fedsa.statistics import difference, estimate
+from m2fedsa.statistics import estimate, paired
 from m2fedsa.warm_start import best, class_sums, discriminant
 
-MODALITIES = ("digits", "spoken_digits", "products")
+RECIPES = ("digits", "spoken_digits", "products")
 DRAWN = 512
 """Random features of a modality."""
 FINER = WarmStart(
@@ -116,12 +116,9 @@ def render(rows: Sequence[Mapping[str, Any]]) -> str:
     for task in dict.fromkeys(row["task"] for row in rows):
         mine = [row for row in rows if row["task"] == task]
         for modality in mine[0]["accuracy"]:
-            values = {form: [row["accuracy"][modality] for row in mine if row["form"] == form] for form in FORMS}
-            shown = [str(estimate(values[first]))]
-            for form in others:
-                apart = difference(values[form], values[first])
-                assert apart is not None
-                shown.append(f"{100 * apart.mean:+.1f}{'' if apart.half is None else f' ± {100 * apart.half:.1f}'}")
+            values = {form: {row["seed"]: row["accuracy"][modality] for row in mine if row["form"] == form} for form in FORMS}
+            apart = [paired(values[form], values[first]) for form in others]
+            shown = [str(estimate(list(values[first].values())) or "–"), *("–" if one is None else one.points for one in apart)]
             lines.append(f"| {task} | {modality} | {' | '.join(shown)} |")
     return "\n".join(lines) + "\n"
 
@@ -135,15 +132,16 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=len(SEEDS), help="fewer of them, for a trial")
     given = parser.parse_args(arguments)
     store = Store(given.rows)
-    kept = {(row["task"], row["seed"]) for row in store.rows}
+    kept = {(row["task"], row["seed"], row["form"]) for row in store.rows}
     for task in TASKS:
         folders = {name: getattr(given, name, None) for name in task.folders}
-        if task.recipe not in MODALITIES or not all(folders.values()):
+        if task.recipe not in RECIPES or not all(folders.values()):
             continue
         for seed in SEEDS[: given.seeds]:
-            if (task.recipe, seed) not in kept:
+            due = [form for form in FORMS if (task.recipe, seed, form) not in kept]
+            if due:
                 table = table_of(task, {name: str(place) for name, place in folders.items()}, seed)
-                for form in FORMS:
+                for form in due:
                     found = {name: round(value, 5) for name, value in measured(table, form, seed).items()}
                     store.add({"task": task.recipe, "seed": seed, "form": form, "accuracy": found})
                     print(f"{task.recipe}, seed {seed}, {form}: {found}", flush=True)

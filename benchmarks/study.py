@@ -23,6 +23,7 @@ What was run before with the same settings is not run again, and a run that was 
 """
 
 import argparse
+import math
 import os
 import shutil
 import statistics
@@ -54,24 +55,30 @@ TEACHING = ("transfer.start=1", "transfer.refresh=3")
 LABELS: Mapping[str, tuple[str, ...]] = {
     f"{percent} %": (f"data.labelled_fraction={percent / 100:g}", *TEACHING) for percent in (1, 5, 10, 20, 50, 100)
 }
-TAUGHT = ("no_transfer", "m2fedsa", "self_teaching", "closed_form")
-"""Without teachers, taught by fusion, each modality its own teacher, and labelled samples in closed form."""
+TAUGHT = ("no_transfer", "m2fedsa", "self_teaching", "no_rounds", "closed_form")
+"""Without teachers, taught by fusion, each modality its own teacher; and in closed form, with soft labels and without."""
+CLOSED_FORMS = ("no_rounds", "closed_form", "closed_form_joint", "closed_form_fused")
+"""These train nothing."""
 TUNED = "10 %"
 """The share of labelled samples at which the rates of all shares are searched, and other ways to teach are tried."""
 TUNING = ("sharper_teacher", "softer_teacher", "confident_teacher", "plateau_start")
 """At the rate of `m2fedsa`."""
+AT_ONCE = "transfer from the first round"
+WITHIN_TRANSFER = ("fixed_start", "no_decision_level", "no_feature_level", "paper_transfer")
+"""What is taken away from the transfer phase, which the recipes' rule does not begin within their rounds."""
+NO_ABLATION = ("no_transfer", "plateau_start", "authors_start", "no_rounds", "self_teaching", *TUNING[:3])
+"""What is the method itself where no transfer begins and all samples are labelled, and what other parts show."""
 LONGER = "twice the rounds"
 BEST = 4
 NO_FEDERATION = ("centralised", "local")
-CLOSED = "closed_form"
-"""What these arms' names begin with: they train nothing, and one of them stands beside the best four wherever those stand."""
 WHOLE = ("fedavg", "splitfed_v1", "splitfed_v2", "split_learning")
 """These train whole encoders, which takes smaller steps than adapters do."""
 SAME = {"splitfed_v1": "fedavg"}
-"""Methods that end with the tensors of another, to the bit, at other costs: its search is theirs."""
+"""Methods that end with the tensors of another, to the bit, at other costs: its search is theirs, and they run on one seed."""
 BEYOND = 4.0
 """How far from an edge that did best the next rate lies, as a ratio."""
 RATE = "optimizer.learning_rate"
+ROWS = Path("benchmarks/results/study.jsonl")
 KEPT = ("accuracy", "uar", "macro_f1", "auc", "loss")
 
 
@@ -121,8 +128,8 @@ TASKS = (
         settings=(DISK, "federation.rounds=12", "federation.local_steps=10", "evaluation.every=2"),
     ),
 )
-FACTOR = {**dict.fromkeys(WHOLE, 3.0), **dict.fromkeys((CLOSED, "closed_form_joint", "closed_form_fused"), 0.1)}
-"""Seconds of a run in those of one of `m2fedsa`, where nothing of the arm was run yet; others 1."""
+FACTOR = {**dict.fromkeys(WHOLE, 2.0), **dict.fromkeys(CLOSED_FORMS, 0.1)}
+"""What a run takes, as a multiple of one of `m2fedsa`, where nothing of the arm was run yet; others 1."""
 
 
 @dataclass(frozen=True)
@@ -186,11 +193,10 @@ class Plan:
             yield [one for name in self._asked(TUNING) for one in self._chosen(part, TUNED, name, rate)]
         elif part == "ablations":
             rate = rows.rate(task, "methods", "m2fedsa")
-            # What changes nothing where all samples are labelled is tried where few are.
-            names = [name for name in self._asked(ABLATIONS) if name not in (*TUNING[:3], "self_teaching")]
-            yield [one for name in names for one in self._chosen(part, "default", name, rate)]
+            names = {name: AT_ONCE if name in WITHIN_TRANSFER else "default" for name in self._asked(ABLATIONS) if name not in NO_ABLATION}
+            yield [one for name, factor in names.items() for one in self._chosen(part, factor, name, rate)]
         else:
-            names = [*best, *self._asked([CLOSED])] if (best := rows.best(task, BEST)) else []
+            names = [*best, *self._asked(["closed_form"])] if (best := rows.best(task, BEST)) else []
             yield [
                 one
                 for factor in FACTORS
@@ -212,7 +218,7 @@ class Plan:
             for rate in rates:
                 yield from self._runs(part, factor, "search", arm, self.task.search, f"{rate:g}")
 
-        trained = [arm for arm in arms if not arm.startswith(CLOSED) and arm not in SAME]
+        trained = [arm for arm in arms if arm not in (*CLOSED_FORMS, *SAME)]
         grids = {arm: self.task.grid(arm) for arm in trained}
         yield [one for arm in trained for one in runs(arm, grids[arm])]
         beyond = {
@@ -226,12 +232,13 @@ class Plan:
     def _chosen(self, part: str, factor: str, arm: str, rate: str | None) -> Iterator[Wanted]:
         """Runs for the tables, at this rate; at the recipe's where nothing was searched."""
         seeds = self.task.seeds if part in ("methods", "labels") else self.task.seeds[: self.task.few]
+        seeds = seeds[:1] if arm in SAME else seeds
         return self._runs(part, factor, "report", arm, seeds, rate)
 
     def _runs(self, part: str, factor: str, stage: str, arm: str, seeds: Sequence[int], rate: str | None) -> Iterator[Wanted]:
         from m2fedsa.comparing.study import of_methods
 
-        changes = {**FACTORS, **LABELS, LONGER: (f"federation.rounds={2 * self._base(()).federation.rounds}",)}
+        changes = {**FACTORS, **LABELS, AT_ONCE: TEACHING, LONGER: (f"federation.rounds={2 * self._base(()).federation.rounds}",)}
         base = self._base(changes.get(factor, ()))
         candidate = f"learning_rate={rate}" if rate else ""
         study = replace(of_methods(base, [arm], {RATE: (rate,)} if rate else {}, 1), seeds=tuple(seeds))
@@ -277,13 +284,15 @@ class Rows:
         judged = {rate: [validated(row) for row in found if row["candidate"] == rate] for rate in sorted(rates)}
         # A rate that some seed did not survive has no right to be chosen.
         whole = max(map(len, judged.values()))
-        complete = {rate: values for rate, values in judged.items() if len(values) == whole}
-        return max(complete, key=lambda rate: statistics.fmean(complete[rate])).partition("=")[2]
+        complete = {float(rate.partition("=")[2]): statistics.fmean(values) for rate, values in judged.items() if len(values) == whole}
+        # Of equals the one nearest to the middle of the grid.
+        middle = math.log(task.grid(arm)[1])
+        return f"{max(complete, key=lambda rate: (complete[rate], -abs(math.log(rate) - middle))):g}"
 
     def best(self, task: Task, number: int) -> list[str]:
         """Federated methods that train, in the order of their means on validation samples, the method itself always among them."""
         rows = self.of(task=task.recipe, part="methods", stage="report")
-        found = [row for row in rows if row["arm"] not in NO_FEDERATION and not row["arm"].startswith(CLOSED)]
+        found = [row for row in rows if row["arm"] not in (*NO_FEDERATION, *CLOSED_FORMS, *SAME)]
         arms = dict.fromkeys(row["arm"] for row in found)
         judged = {arm: statistics.fmean(validated(row) for row in found if row["arm"] == arm) for arm in arms}
         ranked = sorted(judged, key=lambda arm: (-judged[arm], arm))
@@ -307,7 +316,8 @@ class Rows:
             like = self.of(**what)
             if like:
                 return statistics.median(row["outcome"]["seconds"] for row in like)
-        return wanted.task.seconds * FACTOR.get(arm, 1.0)
+        whole = [row["outcome"]["seconds"] for row in self.of(task=wanted.task.recipe, arm="m2fedsa", factor="default")]
+        return (statistics.median(whole) if whole else wanted.task.seconds) * FACTOR.get(arm, 1.0)
 
 
 def validated(row: Mapping[str, Any]) -> float:
@@ -322,9 +332,13 @@ def metric_of(task: str) -> str:
 
 def row_of(wanted: Wanted, runs: Path) -> dict[str, Any]:
     """What is kept of a finished run: of the search nothing of the test samples."""
-    from m2fedsa.comparing.outcome import outcome
+    from m2fedsa.comparing.outcome import fingerprint, outcome
 
     found = dict(outcome(wanted.job, runs))
+    if found["settings"] != fingerprint(wanted.job.config):
+        raise SystemExit(
+            f"{runs / wanted.job.place}: holds a finished run of other settings. Move it away, or name another folder by --runs."
+        )
     del found["directory"], found["settings"]
     found["test"] = None if wanted.stage == "search" else _slim(found["test"])
     found["validation"] = _slim({name: scores for name, scores in found["validation"].items() if "+" not in name})
@@ -341,8 +355,8 @@ def _slim(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, float
     }
 
 
-def run_due(wanted: Iterable[Wanted], store: Store, runs: Path, processes: int | None) -> None:
-    """Run what is not kept yet; each run's directory goes when its row is written."""
+def run_due(wanted: Iterable[Wanted], store: Store, runs: Path, processes: int | None) -> dict[Path, str]:
+    """Run what is not kept yet; each run's directory goes when its row is written. Which failed, and why."""
     from m2fedsa.comparing.jobs import run_all
     from m2fedsa.reporting.files import RESULT
 
@@ -362,7 +376,7 @@ def run_due(wanted: Iterable[Wanted], store: Store, runs: Path, processes: int |
     # Ended while the command that began them was being stopped.
     for place in due:
         keep(place)
-    run_all([one.job for place, one in due.items() if not rows.has(one)], runs, processes, told)
+    return run_all([one.job for place, one in due.items() if not rows.has(one)], runs, processes, told)
 
 
 def options() -> argparse.ArgumentParser:
@@ -371,7 +385,7 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument("--part", action="append", choices=PARTS, help="repeatable")
     for name in ("flipkart", "digits", "meld", "image", "audio", "text"):
         parser.add_argument(f"--{name}", metavar="DIR", help="a folder of yours; see docs/results_real.md")
-    parser.add_argument("--rows", type=Path, default=Path("benchmarks/results/study.jsonl"))
+    parser.add_argument("--rows", type=Path, default=ROWS)
     parser.add_argument("--runs", type=Path, default=Path("runs/study"), help="where runs lie while they run")
     parser.add_argument("--processes", type=int, help="runs at once; as many as the cores allow if not given")
     parser.add_argument("--set", action="append", metavar="KEY=VALUE", default=[], help="change a setting of every run, for a trial")
@@ -420,11 +434,14 @@ def main(arguments: list[str] | None = None) -> None:
     if given.estimate:
         estimate(given, Rows(store))
         return
+    failed: dict[Path, str] = {}
+    if given.set and given.rows == ROWS:
+        raise SystemExit("error: --set makes runs of another study: name a file for their rows with --rows.")
     if not given.render:
         for part in given.part or PARTS:
             for plan in plans(given):
                 for stage in plan.stages(part, Rows(store)):
-                    run_due(stage, store, given.runs, given.processes)
+                    failed |= run_due(stage, store, given.runs, given.processes)
     from study_table import render
 
     if given.table:
@@ -435,6 +452,10 @@ def main(arguments: list[str] | None = None) -> None:
     if given.table:
         given.table.write_text(text)
     print(text)
+    if failed:
+        raise SystemExit(
+            "\n".join(["error: these runs failed, and are not in the tables:", *(f"{place}: {why}" for place, why in failed.items())])
+        )
 
 
 if __name__ == "__main__":

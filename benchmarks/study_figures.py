@@ -1,17 +1,22 @@
-"""What accuracy costs, from the rows that `study.py` keeps: a picture for each task, beside the tables of docs/study.md."""
+"""Learning curves and what accuracy costs, from the rows that `study.py` keeps: a picture for each task, beside the tables of
+docs/study.md."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from study_table import METRIC
+from study import metric_of
 
 Row = dict[str, Any]
 FIRST = "m2fedsa"
-SEND_NOTHING = {"bytes": ("centralised", "local"), "flops": ("centralised",)}
-"""What these cost is not what a federation costs."""
-COSTS = (("bytes", "bytes that all clients send and receive"), ("flops", "FLOPs that all clients compute"))
+NO_COST = {"round": (), "bytes": ("centralised", "local"), "flops": ("centralised",)}
+"""Whose costs are not those of a federation."""
+AXES = {
+    "round": "round, 0 is the warm start",
+    "bytes": "bytes that all clients send and receive",
+    "flops": "FLOPs that all clients compute",
+}
 
 
 def draw(rows: Sequence[Row], folder: Path) -> None:
@@ -22,44 +27,41 @@ def draw(rows: Sequence[Row], folder: Path) -> None:
     from matplotlib import pyplot
 
     for task in dict.fromkeys(row["task"] for row in rows):
-        metric = METRIC.get(task, "accuracy")
+        metric = metric_of(task)
         mine = [row for row in rows if (row["task"], row["part"], row["stage"]) == (task, "methods", "report")]
         if not mine:
             continue
-        figure, axes = pyplot.subplots(1, 2, figsize=(12, 5), sharey=True, layout="constrained")
-        arms = sorted(dict.fromkeys(row["arm"] for row in mine), key=lambda arm: arm != FIRST)
-        colours = {FIRST: "black", **dict(zip(arms[1:], pyplot.get_cmap("tab20").colors, strict=False))}
-        for axis, (cost, told) in zip(axes, COSTS, strict=True):
-            for arm in arms:
-                if arm in SEND_NOTHING[cost]:
-                    continue
-                line = curve([row["outcome"]["curve"] for row in mine if row["arm"] == arm], cost, metric)
+        figure, axes = pyplot.subplot_mosaic([["round", "round"], ["bytes", "flops"]], figsize=(12, 9), sharey=True, layout="constrained")
+        arms = sorted({row["arm"] for row in mine} - {FIRST})
+        colours = {FIRST: "black", **dict(zip(arms, pyplot.get_cmap("tab20").colors, strict=False))}
+        for cost, axis in axes.items():
+            for arm in (FIRST, *arms):
+                curves = [row["outcome"]["curve"] for row in mine if row["arm"] == arm]
+                line = [] if arm in NO_COST[cost] or not curves else curve(curves, cost, metric, best=cost != "round")
                 if line:
                     wide = 3 if arm == FIRST else 1.4
                     marker = "o" if len(line) == 1 else None
                     axis.plot(*zip(*line, strict=True), marker=marker, color=colours[arm], label=arm, linewidth=wide, zorder=wide)
-            axis.set_xscale("log")
-            axis.set_xlabel(told)
+            if cost != "round":
+                axis.set_xscale("log")
+            axis.set_xlabel(AXES[cost])
+            axis.set_ylabel(f"fused {metric}{'' if cost == 'round' else ', best so far'}")
             axis.grid(alpha=0.3)
-        axes[0].set_ylabel(f"fused {metric}, validation samples")
-        figure.legend(*axes[1].get_legend_handles_labels(), loc="outside right center", frameon=False)
-        figure.suptitle(task)
-        figure.savefig(folder / f"study_{task}.png", dpi=110, metadata={"Software": None})
+        figure.legend(*axes["round"].get_legend_handles_labels(), loc="outside right center", frameon=False)
+        figure.suptitle(f"{task}, validation samples")
+        figure.savefig(folder / f"study_{task}.png", dpi=100, metadata={"Software": None})
         pyplot.close(figure)
 
 
-def curve(curves: Sequence[Sequence[Row]], cost: str, metric: str) -> list[tuple[float, float]]:
-    """Means over seeds: what had been spent by a round, and the best that was validated until then, which is what is kept."""
-    rounds: dict[int, list[Row]] = {}
+def curve(curves: Sequence[Sequence[Row]], cost: str, metric: str, *, best: bool) -> list[tuple[float, float]]:
+    """Means over seeds, round by round: the cost until then, and what was validated, or the best until then of each seed."""
+    rounds: dict[int, list[tuple[float, float]]] = {}
     for one in curves:
+        most = 0.0
         for point in one:
             if point["validation"] is not None:
-                rounds.setdefault(point["round"], []).append(point)
-    found, best = [], 0.0
-    for _, points in sorted(rounds.items()):
-        if len(points) == len(curves):
-            best = max(best, fmean(point["validation"]["fused"][metric] for point in points))
-            spent = fmean(point[cost] for point in points)
-            if spent:
-                found.append((spent, best))
-    return found
+                value = point["validation"]["fused"][metric]
+                most = max(most, value)
+                rounds.setdefault(point["round"], []).append((point[cost], most if best else value))
+    means = [(fmean(x for x, _ in seen), fmean(y for _, y in seen)) for _, seen in sorted(rounds.items()) if len(seen) == len(curves)]
+    return [(x, y) for x, y in means if x or cost == "round"]

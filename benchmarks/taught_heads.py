@@ -391,14 +391,14 @@ def render(rows: Sequence[Mapping[str, Any]]) -> str:
         shown = []
         for form in forms:
             apart = difference([row["accuracy"][form] for row in mine], plain)
-            shown.append("–" if apart is None else f"{100 * apart.mean:+.1f}{'' if apart.half is None else f' ± {100 * apart.half:.1f}'}")
+            shown.append("–" if apart is None else apart.points)
         lines.append(f"| {task} | {modality} | {population} | {estimate(plain)} | {' | '.join(shown)} |")
     for population in POPULATIONS:
         ours = [row for row in rows if row["population"] == population]
         seeds = sorted({row["seed"] for row in ours})
         means = {form: [fmean(row["accuracy"][form] for row in ours if row["seed"] == seed) for seed in seeds] for form in FORMS}
         apart = [difference(means[form], means["none"]) for form in forms]
-        told = [f"{100 * one.mean:+.1f} ± {100 * (one.half or 0):.1f}" for one in apart if one]
+        told = [one.points for one in apart if one]
         if told:
             lines.append(f"| all | mean | {population} | {fmean(means['none']):.3f} | {' | '.join(told)} |")
     return "\n".join(lines) + "\n"

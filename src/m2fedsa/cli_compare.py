@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 Jobs = Annotated[int | None, typer.Option(metavar="N", min=1, help="Runs at once; as many as the cores allow if not given.")]
 Budget = Annotated[str, typer.Option(click_type=click.Choice(["bytes", "flops", "rounds"]), help="Compare at equal cost of this kind.")]
-Metric = Annotated[str | None, typer.Option(metavar="NAME", help="accuracy, uar, macro_f1, auc, r2, ...; if not given, the task's own.")]
+Metric = Annotated[
+    str | None, typer.Option(metavar="NAME", help="accuracy, uar, macro_f1, auc, r2, ...; if not given, what the settings judge by.")
+]
 Target = Annotated[float | None, typer.Option("--target", metavar="X", help="Count rounds to this; else to what the first row ends with.")]
 Place = Annotated[Path | None, typer.Option(metavar="DIR", help="For runs, table and page; runs/compare-NAME if not given.")]
 

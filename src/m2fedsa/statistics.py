@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 
@@ -23,6 +23,11 @@ class Difference(NamedTuple):
     half: float | None
     p: float | None
 
+    @property
+    def points(self) -> str:
+        """In hundredths: `+3.8 ± 1.5`."""
+        return f"{100 * self.mean:+.1f}" if self.half is None else f"{100 * self.mean:+.1f} ± {100 * self.half:.1f}"
+
 
 def estimate(values: Sequence[float]) -> Estimate | None:
     """Mean and Student's interval; None without values."""
@@ -34,6 +39,12 @@ def estimate(values: Sequence[float]) -> Estimate | None:
 
     half = float(stdtrit(len(values) - 1, 0.975)) * statistics.stdev(values) / math.sqrt(len(values))
     return Estimate(statistics.fmean(values), half)
+
+
+def paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Difference | None:
+    """Ours less theirs over the seeds that both have; None where they have none."""
+    both = sorted(set(ours) & set(theirs))
+    return difference([ours[seed] for seed in both], [theirs[seed] for seed in both])
 
 
 def difference(ours: Sequence[float], theirs: Sequence[float]) -> Difference | None:

@@ -24,10 +24,15 @@ class Method:
         """The settings with the method's own in place."""
         if not self.settings:
             return config
-        # Weights of classes need the counts of the warm start; drawing classes equally often is what comes closest without.
-        counted = "federation.warm_start=false" not in self.settings
-        balance = () if counted or config.loss.balance != "weights" else ("loss.balance=sampling",)
-        return config.override([*self.settings, *balance], "the method's")
+        more = []
+        if "federation.warm_start=false" in self.settings and config.loss.balance == "weights":
+            # Weights need the counts of the warm start; drawing classes equally often is what comes closest without.
+            more.append("loss.balance=sampling")
+        if "data.arrangement=pooled" in self.settings and config.federation.local_steps is not None:
+            # As many steps in one place as all clients of a round take together.
+            taking_part = config.federation.clients_per_round or config.data.clients
+            more.append(f"federation.local_steps={config.federation.local_steps * taking_part}")
+        return config.override([*self.settings, *more], "the method's")
 
 
 _CLIENTS = 'averaging.rules=[{pattern="*", over="clients"}]'
@@ -132,6 +137,7 @@ ABLATIONS: Mapping[str, Method] = {
     "in_turn": Method("one server side, stepped by each client in turn", ("federation.server_update=in_turn",)),
     "synchronous": Method("one server side, stepped by the mean gradient of all clients", ("federation.server_update=synchronous",)),
     "server_momentum": Method("momentum 0.9 on the servers", ("federation.server_momentum=0.9",)),
+    "no_rounds": Method("the warm start alone, soft labels of unlabelled samples in it", ("federation.rounds=0",)),
     "self_teaching": Method("each modality is its own teacher", ("transfer.teacher=self",)),
     "sharper_teacher": Method("soft labels at temperature 0.5", ("transfer.temperature=0.5",)),
     "softer_teacher": Method("soft labels at temperature 2", ("transfer.temperature=2.0",)),

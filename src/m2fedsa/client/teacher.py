@@ -37,7 +37,8 @@ class Teacher:
     adjustments: Mapping[str, Tensor]
     """name -> log(π̄_u/π) (K,), or what the task has in its place"""
     weights: Mapping[str, Tensor]
-    """name -> (N,) how much a sample counts; NaN for samples that are not taught, no entry where all count alike"""
+    """name -> (N,) how much a sample counts, 1 for the surest; of no meaning for samples that are not taught; empty where all are to count
+    alike"""
 
     @classmethod
     def made(cls, logits: Mapping[str, Tensor], task: Task, samples: Samples, log_prior: Tensor, transfer: Transfer) -> "Teacher":
@@ -48,7 +49,8 @@ class Teacher:
             name: task.tempered(task.adjusted(source, adjustments[name], variances.get(name)), transfer.temperature)
             for name, source in logits.items()
         }
-        weights = {name: task.confidence(source) ** transfer.confidence for name, source in own.items()} if transfer.confidence else {}
+        power = transfer.confidence
+        weights = {name: _weights(task.confidence(source), ~source[:, 0].isnan(), power) for name, source in own.items()} if power else {}
         return cls(own, adjustments, weights)
 
     def of(self, batch: Tensor, modalities: Iterable[str]) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
@@ -81,6 +83,12 @@ class Teacher:
             return soft
         weight = self.weights[name][rows].double()
         return Targets(soft.values * (weight / weight[soft.taken].mean()).nan_to_num()[:, None], soft.taken)
+
+
+def _weights(confidence: Tensor, taught: Tensor, power: float) -> Tensor:
+    """Relative to the surest of the taught samples, so that no power makes all of them zero; none counts for nothing at all."""
+    surest = confidence[taught].max() if bool(taught.any()) else torch.ones(())
+    return ((confidence / surest) ** power).clamp_min(torch.finfo(confidence.dtype).tiny)
 
 
 def to_local(logits: Mapping[str, Tensor], number: int) -> dict[str, Tensor]:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
-from m2fedsa.comparing.outcome import leading
 from m2fedsa.comparing.study import Job
 from m2fedsa.config import Config
 from m2fedsa.errors import Interrupted, M2FedSAError, RunDirectoryError
@@ -15,6 +14,7 @@ from m2fedsa.reporting.files import CONFIG, RESULT, read_config
 from m2fedsa.reporting.program import as_called
 from m2fedsa.reporting.summary import score
 from m2fedsa.reporting.units import duration
+from m2fedsa.stopping import metric_of
 
 Told = Callable[[int, int, Job, str], None]
 """Is told of each run: how many are done, of how many, which, and what became of it."""
@@ -95,7 +95,7 @@ def perform(settings: str, place: str) -> tuple[str, bool]:
         return as_called(str(error)), True
     finally:
         _Worker.busy = False
-    fused = score(result.metrics, "fused", leading(result.metrics))
+    fused = score(result.metrics, "fused", metric_of(Config.from_toml(settings)))
     return f"{'' if fused is None else f'fused {fused:.3f}, '}{duration(result.seconds)}", False
 
 

@@ -28,9 +28,7 @@ def cells(found: Comparison, row: Row, link: Link) -> list[str]:
     place = row.runs[0]["directory"]
     spent, work = row.cost
     above = place.rpartition("/")[0]
-    against = "–" if row.against is None else f"{100 * row.against.mean:+.1f}"
-    if row.against is not None and row.against.half is not None:
-        against += f" ± {100 * row.against.half:.1f}"
+    against = "–" if row.against is None else row.against.points
     p = "–" if row.against is None or row.against.p is None else f"{row.against.p:.3f}" if row.against.p >= 0.001 else "< 0.001"
     seeds = ", ".join(link(str(run["seed"]), run["directory"]) for run in row.runs)
     searched = [f"{row.candidate or 'the same'}{' (edge)' if row.edge else ''}"] if found.stored["search"] else []

@@ -41,7 +41,8 @@ class Transfer(Section):
     temperature: Positive = 1.0
     """What the teacher's logits of unlabelled samples are divided by: above 1 its soft labels are softer, below 1 surer. Not of numbers."""
     confidence: NotNegative = 0.0
-    """An unlabelled sample counts by the largest probability that its teacher gives it, to this power; 0: all alike. Not of numbers."""
+    """An unlabelled sample counts by its teacher's largest probability (of several classes, how sure it is of each in the mean), to this
+    power; 0: all alike. Not of numbers."""
 
 
 class Optimizer(Section):

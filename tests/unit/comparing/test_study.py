@@ -40,6 +40,15 @@ def test_a_method_without_a_warm_start_draws_classes_alike_where_the_recipe_weig
     assert named("fedpeft").of(digits()).loss.balance == "none"
 
 
+def test_one_place_takes_as_many_steps_as_the_clients_of_a_round() -> None:
+    base = meld_text(folder="data", text="encoder")
+    assert (base.federation.local_steps, base.federation.clients_per_round) == (5, 10)
+    assert named("centralised").of(base).federation.local_steps == 50
+    every = base.override(["federation.clients_per_round=none"])
+    assert named("centralised").of(every).federation.local_steps == 5 * every.data.clients
+    assert named("centralised").of(digits()).federation.local_steps is None, "an epoch is an epoch"
+
+
 def test_a_grid_is_all_combinations() -> None:
     study = of_grid(digits(), grid_of(["fusion.width=32,64", "transfer.weights=[1.0, 0.0, 0.0],[0.6, 0.2, 0.2]"], "--grid"), 1)
     assert [arm.name for arm in study.arms] == [
