@@ -36,7 +36,7 @@ FINER = WarmStart(
 
 
 def halves(number: int) -> list[tuple[Tensor, Tensor]]:
-    """As the warm start does it: the even samples fit, the odd ones judge."""
+    """The even samples fit, the odd ones judge: as in the warm start, where they are even and odd at each client."""
     return [(torch.arange(0, number, 2), torch.arange(1, number, 2))]
 
 

@@ -69,6 +69,7 @@ WITHIN_TRANSFER = ("fixed_start", "no_decision_level", "no_feature_level", "pape
 NO_ABLATION = ("no_transfer", "plateau_start", "authors_start", "no_rounds", "self_teaching", *TUNING[:3])
 """What is the method itself where no transfer begins and all samples are labelled, and what other parts show."""
 LONGER = "twice the rounds"
+DIVISIONS = 5
 BEST = 4
 NO_FEDERATION = ("centralised", "local")
 WHOLE = ("fedavg", "splitfed_v1", "splitfed_v2", "split_learning")
@@ -209,7 +210,7 @@ class Plan:
         return [name for name in names if not self.arms or name in self.arms]
 
     def _differs(self, factor: str) -> bool:
-        return "missing" not in factor or len(self._base(()).modalities) > 1
+        return "missing" not in factor or len(self.base(()).modalities) > 1
 
     def _searched(self, part: str, factor: str, arms: Sequence[str], rows: "Rows") -> Iterator[list[Wanted]]:
         """The search: of the grid, and of one rate beyond it for those that did best at its edge."""
@@ -238,20 +239,28 @@ class Plan:
     def _runs(self, part: str, factor: str, stage: str, arm: str, seeds: Sequence[int], rate: str | None) -> Iterator[Wanted]:
         from m2fedsa.comparing.study import of_methods
 
-        changes = {**FACTORS, **LABELS, AT_ONCE: TEACHING, LONGER: (f"federation.rounds={2 * self._base(()).federation.rounds}",)}
-        base = self._base(changes.get(factor, ()))
+        changes = {**FACTORS, **LABELS, AT_ONCE: TEACHING, LONGER: (f"federation.rounds={2 * self.base(()).federation.rounds}",)}
+        base = self.base(changes.get(factor, ()))
         candidate = f"learning_rate={rate}" if rate else ""
         study = replace(of_methods(base, [arm], {RATE: (rate,)} if rate else {}, 1), seeds=tuple(seeds))
-        for job in study.jobs():
+        for job in map(_divided, study.jobs()):
             place = Path(self.task.recipe, part, factor.replace(" ", "_"), stage, arm, candidate, f"seed-{job.config.seed}")
             yield Wanted(self.task, part, factor, stage, replace(job, place=place, candidate=candidate), _nowhere(job.config))
 
-    def _base(self, changes: Sequence[str]) -> "Config":
+    def base(self, changes: Sequence[str]) -> "Config":
+        """The task's settings with these changed."""
         from m2fedsa import recipes
 
         names = {"digits": "folder", "flipkart": "folder", "meld": "folder"} if self.folders else {}
         config = recipes.RECIPES[self.task.recipe](**{names.get(name, name): place for name, place in self.folders.items()})
         return config.override([*DEFAULT, *self.task.settings, *self.changes, *changes])
+
+
+def _divided(job: "Job") -> "Job":
+    """With a division of the samples of its own for each seed, where a task has several."""
+    if "division" not in job.config.data.options:
+        return job
+    return replace(job, config=job.config.override([f"data.options.division={job.config.seed % DIVISIONS}"]))
 
 
 def _nowhere(config: "Config") -> "Config":

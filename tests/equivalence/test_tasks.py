@@ -12,6 +12,9 @@ from scipy import stats
 from sklearn import metrics as sklearn_metrics
 from sklearn.linear_model import Ridge
 
+from m2fedsa.client.teacher import Teacher
+from m2fedsa.config import Transfer
+from m2fedsa.data.samples import InMemorySamples
 from m2fedsa.metrics import merged, tally_of
 from m2fedsa.metrics.tally import tensors_of
 from m2fedsa.tasks import MultiLabel, Regression, SingleLabel
@@ -256,3 +259,33 @@ def test_weights_that_make_classes_count_alike() -> None:
     weights, even = MultiLabel(1).balanced(MultiLabel(1).prior(torch.tensor([[9.5], [99.0]], dtype=torch.float64), ONES))
     assert weights.tolist() == pytest.approx([9.0])
     assert even.tolist() == [0.0]
+
+
+# --- how sure a teacher is ----------------------------------------------------------------------------------------------------------
+
+
+def test_temperature_and_confidence_by_hand() -> None:
+    """Two classes at odds of 3 to 1, at temperature 2 of √3 to 1; of several classes each for itself; numbers have neither."""
+    odds = torch.tensor([[math.log(3.0), 0.0]])
+    assert SingleLabel(2).confidence(odds).item() == pytest.approx(0.75)
+    assert SingleLabel(2).confidence(SingleLabel(2).tempered(odds, 2.0)).item() == pytest.approx(3**0.5 / (1 + 3**0.5))
+    assert MultiLabel(2).confidence(torch.tensor([[math.log(3.0), -math.log(4.0)]])).item() == pytest.approx((0.75 + 0.8) / 2)
+    assert MultiLabel(2).tempered(odds, 2.0).tolist() == (odds / 2).tolist()
+    numbers = torch.tensor([[1.5], [-2.0]])
+    assert Regression(1, ("a",)).tempered(numbers, 2.0).tolist() == numbers.tolist()
+    assert Regression(1, ("a",)).confidence(numbers).tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("power", [0.5, 50.0, 1e4])
+def test_no_power_makes_all_samples_count_for_nothing(power: float) -> None:
+    """Weights are relative to the surest sample, whatever the others are, and what nobody teaches does not matter."""
+    teacher = Teacher.made(
+        {"fused": torch.tensor([[0.2, 0.0], [0.1, 0.0], [9.0, 0.0]]).index_fill(0, torch.tensor([2]), float("nan"))},
+        SingleLabel(2),
+        InMemorySamples.whole({"a": {}, "b": {}}, [-1, -1, 0]),
+        torch.tensor([0.5, 0.5]).log(),
+        Transfer(confidence=power),
+    )
+    weights = teacher.weights["fused"]
+    assert weights[0] == 1
+    assert 0 < weights[1] <= 1

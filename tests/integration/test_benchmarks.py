@@ -165,6 +165,21 @@ def test_tables_of_the_study_do_not_depend_on_who_ended_first(bench, tmp_path):
     assert "| splitfed_v1 | learning_rate=0.02 (edge) |" in table.render(rows, tmp_path), "the search of fedavg is its own"
 
 
+def test_the_pages_of_results_are_what_their_rows_make(bench):
+    """Every figure there comes from a stored run, and nobody has edited it by hand."""
+    docs, results, store = BENCHMARKS.parent / "docs", BENCHMARKS / "results", bench("quality").Store
+    rows = {path.stem: store(path).rows for path in results.glob("*.jsonl")}
+    made = {
+        "study": bench("study_table").render(rows["study"], docs),
+        "results_digits": bench("quality_table").render(rows["quality"]),
+        "transfer": bench("taught_heads").page(rows["taught_heads"], rows["wrong_labels"]),
+        "closed_forms": bench("closed_forms").render(rows["closed_forms"]),
+        "results_real": bench("real_table").render(rows["real"]),
+    }
+    for name, text in made.items():
+        assert (docs / f"{name}.md").read_text(encoding="utf-8").strip() == text.strip(), name
+
+
 def test_the_best_of_the_study_are_different_methods(bench):
     """One that ends with another's tensors is not one more; ties of the search are broken towards the middle."""
     study = bench("study")
@@ -173,6 +188,16 @@ def test_the_best_of_the_study_are_different_methods(bench):
     assert rows.rate(study.TASKS[0], "methods", "m2fedsa") == "0.005"
     assert rows.rate(study.TASKS[0], "methods", "fedavg") == "0.001", "the middle of its own grid"
     assert rows.rate(study.TASKS[0], "methods", "local") is None
+
+
+def test_a_finished_run_of_other_settings_is_no_row_of_the_study(bench, monkeypatch, tmp_path):
+    """Its directory lies where that of the wanted one would."""
+    study = bench("study")
+    (wanted,) = study.Plan(study.TASKS[0], {}, ())._runs("methods", "default", "report", "m2fedsa", (5,), "0.005")
+    told = {"settings": "of another", "directory": "d", "test": {}, "validation": {}, "curve": []}
+    monkeypatch.setattr("m2fedsa.comparing.outcome.outcome", lambda job, runs: told)
+    with pytest.raises(SystemExit, match="holds a finished run of other settings"):
+        study.row_of(wanted, tmp_path)
 
 
 def test_link(quick):
@@ -267,7 +292,7 @@ def test_a_teacher_has_not_seen_the_sample(bench, monkeypatch):
     assert (told[:100].argmax(-1) == labels[:100]).double().mean() < 0.65
 
 
-def test_the_first_of_the_closed_forms_is_the_warm_starts(bench):
+def test_closed_forms_tell_classes_apart(bench):
     forms, heads = bench("closed_forms"), bench("taught_heads")
     table = toy(heads)
     for form in forms.FORMS:

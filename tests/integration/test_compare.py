@@ -70,6 +70,7 @@ def test_links_lead_to_runs(compared) -> None:
 
 def test_the_curve_counts_everything_that_was_sent_and_computed(compared) -> None:
     stored = json.loads((compared / "study.json").read_text())
+    assert stored["metric"] == "accuracy"
     one = next(one for one in stored["outcomes"] if one["arm"] == "m2fedsa")
     place = compared / one["directory"]
     warm = json.loads((place / "warm_start.json").read_text())
