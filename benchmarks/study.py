@@ -16,7 +16,7 @@ Five parts, all built upon the first:
                Dirichlet 0.1, 100 clients, and 50 and 90 % of the modalities of multimodal clients' samples missing
     ablations  the method without one of its parts, at the rate of the whole; on the tasks that ship with the package
     labels     1 to 100 % of the training samples labelled: unlabelled ones taught by fusion, by their own modality, or not at all; each at
-               a rate of its own, searched at 10 %
+               a rate of its own, searched at 10 %, from half of them on at that of the method
 
 What was run before with the same settings is not run again, and a run that was stopped goes on: the command can be interrupted at any time.
 `spoken_digits`, `products` and `meld_text` need folders of yours (docs/results_real.md says what they hold).
@@ -60,7 +60,9 @@ TAUGHT = ("no_transfer", "m2fedsa", "self_teaching", "no_rounds", "closed_form")
 CLOSED_FORMS = ("no_rounds", "closed_form", "closed_form_joint", "closed_form_fused")
 """These train nothing."""
 TUNED = "10 %"
-"""The share of labelled samples at which the rates of all shares are searched, and other ways to teach are tried."""
+"""The share of labelled samples at which the rates of all small shares are searched, and other ways to teach are tried."""
+MOST = ("50 %", "100 %")
+"""Shares at which the rate of `m2fedsa` on all samples counts for all."""
 TUNING = ("sharper_teacher", "softer_teacher", "confident_teacher", "plateau_start")
 """At the rate of `m2fedsa`."""
 AT_ONCE = "transfer from the first round"
@@ -70,6 +72,7 @@ NO_ABLATION = ("no_transfer", "plateau_start", "authors_start", "no_rounds", "se
 """What is the method itself where no transfer begins and all samples are labelled, and what other parts show."""
 LONGER = "twice the rounds"
 DIVISIONS = 5
+OURS = "m2fedsa"
 BEST = 4
 NO_FEDERATION = ("centralised", "local")
 WHOLE = ("fedavg", "splitfed_v1", "splitfed_v2", "split_learning")
@@ -187,13 +190,19 @@ class Plan:
         elif part == "labels":
             names = self._asked(TAUGHT)
             yield from self._searched(part, TUNED, names, rows)
+            runs: list[Wanted] = []
             # Where nothing is unlabelled, it does not matter who teaches.
             asked = [(share, name) for share in LABELS for name in names if (share, name) != ("100 %", "self_teaching")]
-            yield [one for share, name in asked for one in self._chosen(part, share, name, rows.rate(task, part, name))]
-            rate = rows.rate(task, part, "m2fedsa")
+            whole = rows.rate(task, "methods", OURS)
+            rates = {name: rows.rate(task, part, name) for name in names}
+            for share, name in asked:
+                rate = whole if share in MOST and name not in CLOSED_FORMS else rates[name]
+                runs += self._chosen(part, share, name, rate)
+            yield runs
+            rate = rows.rate(task, part, OURS)
             yield [one for name in self._asked(TUNING) for one in self._chosen(part, TUNED, name, rate)]
         elif part == "ablations":
-            rate = rows.rate(task, "methods", "m2fedsa")
+            rate = rows.rate(task, "methods", OURS)
             names = {name: AT_ONCE if name in WITHIN_TRANSFER else "default" for name in self._asked(ABLATIONS) if name not in NO_ABLATION}
             yield [one for name, factor in names.items() for one in self._chosen(part, factor, name, rate)]
         else:
@@ -305,7 +314,7 @@ class Rows:
         arms = dict.fromkeys(row["arm"] for row in found)
         judged = {arm: statistics.fmean(validated(row) for row in found if row["arm"] == arm) for arm in arms}
         ranked = sorted(judged, key=lambda arm: (-judged[arm], arm))
-        first = [arm for arm in ("m2fedsa",) if arm in arms]
+        first = [arm for arm in (OURS,) if arm in arms]
         return [*first, *[arm for arm in ranked if arm not in first][: number - len(first)]]
 
     def rising(self, task: Task) -> list[str]:

@@ -6,10 +6,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from study import metric_of
+from study import OURS, metric_of
 
 Row = dict[str, Any]
-FIRST = "m2fedsa"
 NO_COST = {"round": (), "bytes": ("centralised", "local"), "flops": ("centralised",)}
 """Whose costs are not those of a federation."""
 AXES = {
@@ -32,14 +31,14 @@ def draw(rows: Sequence[Row], folder: Path) -> None:
         if not mine:
             continue
         figure, axes = pyplot.subplot_mosaic([["round", "round"], ["bytes", "flops"]], figsize=(12, 9), sharey=True, layout="constrained")
-        arms = sorted({row["arm"] for row in mine} - {FIRST})
-        colours = {FIRST: "black", **dict(zip(arms, pyplot.get_cmap("tab20").colors, strict=False))}
+        arms = sorted({row["arm"] for row in mine} - {OURS})
+        colours = {OURS: "black", **dict(zip(arms, pyplot.get_cmap("tab20").colors, strict=False))}
         for cost, axis in axes.items():
-            for arm in (FIRST, *arms):
+            for arm in (OURS, *arms):
                 curves = [row["outcome"]["curve"] for row in mine if row["arm"] == arm]
                 line = [] if arm in NO_COST[cost] or not curves else curve(curves, cost, metric, best=cost != "round")
                 if line:
-                    wide = 3 if arm == FIRST else 1.4
+                    wide = 3 if arm == OURS else 1.4
                     marker = "o" if len(line) == 1 else None
                     axis.plot(*zip(*line, strict=True), marker=marker, color=colours[arm], label=arm, linewidth=wide, zorder=wide)
             if cost != "round":

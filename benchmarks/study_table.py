@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, cast
 
-from study import FACTORS, LABELS, LONGER, SAME, TASKS, TAUGHT, TUNED, TUNING, metric_of
+from study import FACTORS, LABELS, LONGER, MOST, OURS, SAME, TASKS, TAUGHT, TUNED, TUNING, metric_of
 
 from m2fedsa.baselines.methods import ABLATIONS, METHODS
 from m2fedsa.comparing.outcome import Outcome, Stored
@@ -16,7 +16,6 @@ from m2fedsa.reporting.units import listing, size
 from m2fedsa.statistics import estimate, paired
 
 Row = dict[str, Any]
-OURS = "m2fedsa"
 HEAD = """# Study
 
 All methods of [methods.md](methods.md) on each task with 25 clients, Dirichlet 0.5 over classes; in all else a task is the recipe of its
@@ -207,13 +206,14 @@ def _labels(rows: Sequence[Row], tuning: Sequence[Row], metric: str) -> str:
             first, *others = (_values(rows, arm, share, metric, what) for arm in arms)
             shown = [_mean(first), *(_points(other, first) for other in others)]
             lines.append(f"| {share if what == 'fused' else ''} | {what} | {' | '.join(shown)} |")
-    chosen = {row["arm"]: row["candidate"] for row in rows if row["candidate"]}
+    chosen = {row["arm"]: row["candidate"] for row in rows if row["candidate"] and row["factor"] not in MOST}
     edges = {arm: " (edge)" if _at_edge(arm, told, tuning) else "" for arm, told in chosen.items()}
     rates = [f"{arm} {_rate(chosen[arm])}{edges[arm]}" for arm in arms if arm in chosen]
     told = (
         f"{arms[0]}: mean ± half of the 95 % interval; the others: points above it, paired by seed. `no_rounds`: the warm start alone, "
         "with soft labels; `closed_form`: that of labelled samples. Transfer begins in the first round and has a new teacher every three. "
-        f"Validation samples all have their labels. Learning rates, searched at {TUNED} labelled: {', '.join(rates)}."
+        f"Validation samples all have their labels. Learning rates, searched at {TUNED} labelled: {', '.join(rates)}; at "
+        f"{listing(list(MOST))} that of `m2fedsa` above, for all."
     )
     return "\n".join([*lines, "", told, ""])
 
