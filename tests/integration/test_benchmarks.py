@@ -262,8 +262,9 @@ def test_forms_of_teaching_by_hand(bench):
 
 def test_every_form_of_teaching_learns(bench, monkeypatch):
     heads = bench("taught_heads")
-    monkeypatch.setattr(heads, "STEPS", 30)
+    monkeypatch.setattr(heads, "STEPS", 20)
     monkeypatch.setattr(heads, "WIDTH", 8)
+    monkeypatch.setattr(heads, "HIDDEN", 8)
     table = toy(heads)
     for population in heads.POPULATIONS:
         found = heads.measured(table, "text", population, 0)
