@@ -8,7 +8,7 @@ A researcher's own loss is any callable of the form of `Loss`: it receives `Pred
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -41,14 +41,14 @@ class Predictions:
     """m -> s̄ + log(π̄_u/π) (B, K): fixed teacher logits of unlabelled samples, NaN elsewhere; no modality where there are none"""
     teacher_adjustments: Mapping[str, Tensor]
     """m -> (K,): log(π̄_u/π), for the student"""
-    teacher_weights: Mapping[str, Tensor]
-    """m -> (B,): how much a sample that has a teacher counts, NaN elsewhere; no modality where they count alike"""
     task: Task
     """what a label is, and what follows from it"""
     weights: Tensor
     """(K,) of classes in the supervised loss; ones unless classes are to count alike"""
     variances: Mapping[str, Tensor]
     """how uncertain p_m and, under `fused`, s are, where that is no part of them; empty for classes"""
+    teacher_weights: Mapping[str, Tensor] = field(default_factory=dict)
+    """m -> (B,): how much a sample that has a teacher counts, of no meaning elsewhere; no modality where they count alike"""
 
     def adjusted(self, name: str) -> Tensor:
         """p_m of this modality, or s for `fused`, under the client's own class frequencies."""
