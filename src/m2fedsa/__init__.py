@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from m2fedsa import recipes
     from m2fedsa.exported import load
-    from m2fedsa.training import run
+    from m2fedsa.running import run
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load", "recipes", "run"]
@@ -25,7 +25,7 @@ def __getattr__(name: str) -> object:
     if name == "load":
         return importlib.import_module("m2fedsa.exported").load
     if name == "run":
-        return importlib.import_module("m2fedsa.training").run
+        return importlib.import_module("m2fedsa.running").run
     if name == "recipes":
         return importlib.import_module("m2fedsa.recipes")
     raise AttributeError(f"module 'm2fedsa' has no attribute {name!r}")

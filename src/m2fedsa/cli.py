@@ -77,7 +77,7 @@ def run(
     tracking = Tracking(directory.config, directory, tracked, progress)
     try:
         from m2fedsa.assembly import Extensions
-        from m2fedsa.training import run_in
+        from m2fedsa.running import run_in
 
         run_in(directory, directory.config, Extensions(), tracking, resume=resume is not None)
     except (ConfigError, CutError, WeightsError) as error:

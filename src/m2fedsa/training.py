@@ -1,4 +1,4 @@
-"""A run: the warm start, the rounds, the figures.
+"""The round loop of a run: the warm start, the rounds, the figures.
 
 for each round:
     1. the fed server plans it and makes the tasks       (who, which tensors, which phase, which seed)
@@ -8,96 +8,24 @@ for each round:
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 from m2fedsa.asking import Asking, no_warm_start, too_few
-from m2fedsa.assembly import Extensions, assemble, cpu_threads
-from m2fedsa.averaging import Average, weighted_mean
 from m2fedsa.checkpoint import Manifest
-from m2fedsa.config import Config
 from m2fedsa.costs import Costs
-from m2fedsa.data.samples import FederatedData
-from m2fedsa.errors import Interrupted, ProtocolError, RoundLostError, RunDirectoryError, RunError, StorageError, UnfinishedError
-from m2fedsa.fed_server import Sampler, uniform_sampler
+from m2fedsa.errors import ProtocolError, RoundLostError, RunDirectoryError, RunError, UnfinishedError
 from m2fedsa.fed_server.warm import WarmStart, warm_start
 from m2fedsa.figures import Evaluated, bytes_of, failure_records, result_record, round_record
 from m2fedsa.keeping import Keeping
-from m2fedsa.losses import Loss, step_loss
 from m2fedsa.messages import Averaged, Failure, RoundPlan, TrainResult, TrainTask
 from m2fedsa.parties import Company
-from m2fedsa.reporting.progress import Progress, Silent
+from m2fedsa.reporting.progress import Progress
 from m2fedsa.reporting.records import Metrics, RoundRecord, WarmStartRecord
 from m2fedsa.reporting.run_directory import RunDirectory, read_warm_start
-from m2fedsa.reporting.trackers import Tracker, Tracking
 from m2fedsa.reporting.units import plural
 from m2fedsa.result import Result
 from m2fedsa.stopping import metric_of, out_of_patience
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-
-def run(
-    config: Config,
-    *,
-    out: Path | str | None = None,
-    resume: bool = False,
-    progress: Progress | None = None,
-    trackers: Sequence[Tracker] = (),
-    data: FederatedData | None = None,
-    encoders: "Mapping[str, PreTrainedModel] | None" = None,
-    loss: Loss = step_loss,
-    average: Average = weighted_mean,
-    sampler: Sampler = uniform_sampler,
-) -> Result:
-    """Run a federation in this process.
-
-    `out`: the run directory; None keeps nothing on disk. `resume`: go on from the checkpoint in `out`. `progress`: who is told how it
-    goes. `trackers`: where its figures go as well. The others replace a part by a researcher's own; see `data.samples.FederatedData`,
-    `losses.Loss`, `averaging.Average`, `fed_server.Sampler`.
-
-    Raises `InputError` for what cannot be used, before any training and without leaving a directory behind; `Interrupted` on Ctrl-C,
-    after which `out` can be resumed; `RunError` if the run cannot go on.
-    """
-    extensions = Extensions(data, encoders, loss, average, sampler)
-    config = extensions.named_in(config)
-    directory = None
-    if out is not None:
-        directory = RunDirectory.resume(out, config) if resume else RunDirectory.create(config, out)
-    tracking = Tracking(config, directory, trackers, progress or Silent())
-    try:
-        return run_in(directory, config, extensions, tracking, resume)
-    finally:
-        tracking.close()
-
-
-def run_in(directory: RunDirectory | None, config: Config, extensions: Extensions, progress: Progress, resume: bool = False) -> Result:
-    """Run, or go on, in a directory that was checked before; see `run`."""
-    return conduct(directory, config, lambda: assemble(config, extensions), progress, resume)
-
-
-def conduct(
-    directory: RunDirectory | None, config: Config, gather: Callable[[], Company], progress: Progress, resume: bool = False
-) -> Result:
-    """Run, or go on, with the parties that `gather` brings together, wherever they are; errors are those of `run`."""
-    try:
-        with cpu_threads(config.compute.threads):
-            training = Training(gather(), progress, directory)
-            try:
-                return training.through(resume)
-            except (KeyboardInterrupt, BrokenPipeError):  # a person, or whoever read the output, has left
-                training.stop()
-                raise Interrupted(f"stopped {training.what_is_kept()}") from None
-            except StorageError as error:
-                raise StorageError(f"{error} Make room; the run stopped {training.what_is_kept()}") from error
-            finally:
-                training.close()
-    finally:
-        if directory is not None:
-            directory.close()
 
 
 class Training:

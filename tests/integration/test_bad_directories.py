@@ -145,7 +145,7 @@ def test_another_process_at_work(interrupted):
 
 def test_a_refused_resume_lets_go_of_the_directory(interrupted, settings, monkeypatch):
     """In a notebook the next attempt happens in the same process."""
-    monkeypatch.setattr("m2fedsa.training.assemble", lambda *_: (_ for _ in ()).throw(InputError("no such thing")))
+    monkeypatch.setattr("m2fedsa.running.assemble", lambda *_: (_ for _ in ()).throw(InputError("no such thing")))
     for _ in range(2):
         with pytest.raises(InputError, match="no such thing"):
             m2fedsa.run(Config.from_file(settings), out=interrupted, resume=True)

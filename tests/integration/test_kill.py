@@ -17,7 +17,7 @@ from m2fedsa.checkpoint import Manifest
 
 NURSERY = """
 import os, signal, sys
-import m2fedsa.training, transformers.models.bert.modeling_bert, transformers.models.vit.modeling_vit
+import m2fedsa.running, transformers.models.bert.modeling_bert, transformers.models.vit.modeling_vit
 from m2fedsa.cli import main
 signal.signal(signal.SIGINT, signal.default_int_handler)
 print("ready", flush=True)
@@ -123,7 +123,7 @@ def test_ctrl_c_before_there_is_a_run(settings, tmp_path, monkeypatch, capsys):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("m2fedsa.training.assemble", interrupted)
+    monkeypatch.setattr("m2fedsa.running.assemble", interrupted)
     assert small.call("run", settings, "--out", tmp_path / "run") == 130
     assert capsys.readouterr().err == "stopped before it began; nothing was changed.\n"
     assert list(tmp_path.iterdir()) == []

@@ -82,7 +82,7 @@ def workers(jobs: Sequence[Job]) -> int:
 
 def perform(settings: str, place: str) -> tuple[str, bool]:
     """One run, in a process of its own; what became of it, and whether that is an error."""
-    from m2fedsa.training import run
+    from m2fedsa.running import run
 
     _Worker.busy = True
     try:

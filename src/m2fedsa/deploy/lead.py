@@ -26,7 +26,7 @@ from m2fedsa.federation.superlink import public_key_bytes
 from m2fedsa.messages import KeepTask
 from m2fedsa.reporting.records import Facts, LedgerEntry, ResultRecord, RoundRecord, WarmStartRecord
 from m2fedsa.reporting.run_directory import RunDirectory
-from m2fedsa.training import conduct
+from m2fedsa.running import conduct
 
 if TYPE_CHECKING:
     from flwr.serverapp import Grid

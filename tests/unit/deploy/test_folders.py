@@ -30,7 +30,8 @@ from m2fedsa.errors import ConfigError, DataError, RunDirectoryError, WeightsErr
 from m2fedsa.fed_server import FedServer
 from m2fedsa.federation.in_process import InProcessFederation
 from m2fedsa.reporting.progress import Silent
-from m2fedsa.training import Training, run
+from m2fedsa.running import run
+from m2fedsa.training import Training
 
 ADDRESSES = Addresses.of("localhost:19092", "localhost:19443")
 
