@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import torch
 from quality import Store
 from study import TASKS
-from taught_heads import SEEDS, Table, table_of
+from taught_heads import SEEDS, Table, judged_on, settings_of, table_of
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -103,10 +103,10 @@ def opinions(table: Table, form: str, seed: int) -> dict[str, Tensor]:
     return {"fused": total, **found}
 
 
-def measured(table: Table, form: str, seed: int) -> dict[str, float]:
-    """Test accuracy of all modalities together and of each."""
-    truth = table.labels[table.test]
-    return {name: float((logits[table.test].argmax(-1) == truth).double().mean()) for name, logits in opinions(table, form, seed).items()}
+def constants(form: str) -> dict[str, Any]:
+    """What decides a row of a form beside the settings of its task."""
+    _, settings, made = FORMS[form]
+    return {"form": form, "shrinkages": settings.shrinkages, "scales": settings.scales, "drawn": DRAWN if made is drawn else 0}
 
 
 def render(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -132,19 +132,20 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=len(SEEDS), help="fewer of them, for a trial")
     given = parser.parse_args(arguments)
     store = Store(given.rows)
-    kept = {(row["task"], row["seed"], row["form"]) for row in store.rows}
+    kept = {(row["task"], row["seed"], row["form"], row["settings"]) for row in store.rows}
     for task in TASKS:
         folders = {name: getattr(given, name, None) for name in task.folders}
         if task.recipe not in RECIPES or not all(folders.values()):
             continue
         for seed in SEEDS[: given.seeds]:
-            due = [form for form in FORMS if (task.recipe, seed, form) not in kept]
+            settings = {form: settings_of(task, seed, constants(form)) for form in FORMS}
+            due = [form for form in FORMS if (task.recipe, seed, form, settings[form]) not in kept]
             if due:
                 table = table_of(task, {name: str(place) for name, place in folders.items()}, seed)
                 for form in due:
-                    found = {name: round(value, 5) for name, value in measured(table, form, seed).items()}
-                    store.add({"task": task.recipe, "seed": seed, "form": form, "accuracy": found})
-                    print(f"{task.recipe}, seed {seed}, {form}: {found}", flush=True)
+                    found = judged_on(table, {name: logits[table.test] for name, logits in opinions(table, form, seed).items()})
+                    store.add({"task": task.recipe, "seed": seed, "form": form, "settings": settings[form], **found})
+                    print(f"{task.recipe}, seed {seed}, {form}: {found['accuracy']}", flush=True)
     text = render(store.rows)
     if given.table:
         given.table.write_text(text)

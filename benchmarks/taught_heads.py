@@ -10,6 +10,8 @@ stay as they are; and as they were dealt, but three in ten with a wrong label.
 """
 
 import argparse
+import hashlib
+import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -230,6 +232,11 @@ FORMS: Mapping[str, tuple[Form, tuple[float, ...]]] = {
     "prototypes": (prototypes, WEIGHED),
     "shared classifier": (shared, WEIGHED),
 }
+CONSTANTS = {
+    "strengths": {form: each for form, (_, each) in FORMS.items()}, "decays": DECAYS, "widths": (WIDTH, SPACE, HIDDEN),
+    "steps": STEPS, "rate": RATE, "folds": FOLDS, "mislabelled": MISLABELLED,
+}  # fmt: skip
+"""What decides a row beside the settings of its task."""
 
 
 def fit(form: str, known: Known, judged: tuple[Tensor, Tensor], seed: int, decays: Sequence[float] = DECAYS) -> Callable[[Tensor], Tensor]:
@@ -368,11 +375,28 @@ def unseen(values: Tensor, table: Table, rows: Tensor, seed: int) -> Tensor:
 # --- rows and tables --------------------------------------------------------------------------------------------------------------------
 
 
-def measured(table: Table, modality: str, population: str, seed: int) -> dict[str, float]:
-    """Test accuracy of each form."""
+def settings_of(task: Task, seed: int, constants: Mapping[str, Any]) -> str:
+    """SHA-256 of what decides a row: the settings of the task, without the places of data and encoders, and what a benchmark adds."""
+    from m2fedsa.comparing.outcome import fingerprint
+
+    config = Plan(task, dict.fromkeys(task.folders, ""), ()).base(()).override([f"seed={seed}"])
+    return hashlib.sha256(json.dumps([fingerprint(config), constants], sort_keys=True).encode()).hexdigest()
+
+
+def judged_on(table: Table, logits: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Accuracy of logits (T, K) of the test samples, each by its name, and a digest of all of them."""
+    from m2fedsa.state import digest, fingerprints
+
+    truth = table.labels[table.test]
+    accuracy = {name: round(float((values.argmax(-1) == truth).double().mean()), 5) for name, values in logits.items()}
+    return {"accuracy": accuracy, "digest": digest(fingerprints(logits))}
+
+
+def measured(table: Table, modality: str, population: str, seed: int) -> dict[str, Any]:
+    """Test accuracy of each form, and a digest of what the heads say."""
     one, every = known(mislabelled(table, seed) if population == "mislabelled" else table, modality, population, seed)
-    judged, truth = (every[table.validation], table.labels[table.validation]), table.labels[table.test]
-    return {form: float((fit(form, one, judged, seed)(every[table.test]).argmax(-1) == truth).double().mean()) for form in FORMS}
+    judged = (every[table.validation], table.labels[table.validation])
+    return judged_on(table, {form: fit(form, one, judged, seed)(every[table.test]) for form in FORMS})
 
 
 def mislabelled(table: Table, seed: int) -> Table:
@@ -425,24 +449,26 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=len(SEEDS), help="fewer of them, for a trial")
     given = parser.parse_args(arguments)
     store = Store(given.rows)
-    kept = {(row["task"], row["modality"], row["population"], row["seed"]) for row in store.rows}
+    kept = {(row["task"], row["modality"], row["population"], row["seed"], row["settings"]) for row in store.rows}
     for task in TASKS:
         folders = {name: getattr(given, name, None) for name in task.folders}
         if task.recipe not in MODALITIES or not all(folders.values()):
             continue
         for seed in SEEDS[: given.seeds]:
+            settings = settings_of(task, seed, CONSTANTS)
             due = [
                 (modality, population)
                 for population in POPULATIONS
                 for modality in MODALITIES[task.recipe]
-                if (task.recipe, modality, population, seed) not in kept
+                if (task.recipe, modality, population, seed, settings) not in kept
             ]
             table = table_of(task, folders, seed) if due else None
             for modality, population in due:
                 assert table is not None
-                found = {form: round(value, 5) for form, value in measured(table, modality, population, seed).items()}
-                store.add({"task": task.recipe, "modality": modality, "population": population, "seed": seed, "accuracy": found})
-                print(f"{task.recipe} {modality} {population} {seed} {found}", flush=True)
+                found = measured(table, modality, population, seed)
+                what = {"task": task.recipe, "modality": modality, "population": population, "seed": seed, "settings": settings}
+                store.add({**what, **found})
+                print(f"{task.recipe} {modality} {population} {seed} {found['accuracy']}", flush=True)
     text = page(store.rows, Store(given.wrong).rows)
     if given.table:
         given.table.write_text(text)

@@ -22,6 +22,7 @@ from quality import Store
 from study import DEFAULT
 
 if TYPE_CHECKING:
+    from m2fedsa.config import Config
     from m2fedsa.data.samples import FederatedData
 
 SEEDS = (5, 6, 7, 8, 9)
@@ -55,19 +56,27 @@ def mislabelled(data: "FederatedData", share: float, seed: int) -> "FederatedDat
     return replace(data, clients=clients)
 
 
-def run(arm: str, share: float, seed: int) -> dict[str, Any]:
-    """One run; the row that is kept of it."""
-    import m2fedsa
+def config_of(arm: str, seed: int) -> "Config":
+    """The settings of a run."""
     from m2fedsa import recipes
-    from m2fedsa.assembly import Extensions, samples_of
     from m2fedsa.baselines.methods import named
 
     first, *settings = ARMS[arm]
-    config = named(first).of(recipes.digits(seed=seed).override([*DEFAULT, RATE])).override(settings)
+    return named(first).of(recipes.digits(seed=seed).override([*DEFAULT, RATE])).override(settings)
+
+
+def run(arm: str, share: float, seed: int) -> dict[str, Any]:
+    """One run; the row that is kept of it."""
+    import m2fedsa
+    from m2fedsa.assembly import Extensions, samples_of
+    from m2fedsa.comparing.outcome import fingerprint
+
+    config = config_of(arm, seed)
     data = mislabelled(samples_of(config, Extensions()), share, seed)
     result = m2fedsa.run(config, data=data)
     accuracy = {name: scores["accuracy"] for name, scores in result.metrics.items() if "+" not in name}
-    return {"arm": arm, "share": share, "seed": seed, "settings": list(ARMS[arm]), "accuracy": accuracy, "digest": result.digest}
+    what = {"arm": arm, "share": share, "seed": seed, "settings": list(ARMS[arm]), "config": fingerprint(config)}
+    return {**what, "accuracy": accuracy, "digest": result.digest}
 
 
 def render(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -13,6 +13,7 @@ from torch import Tensor
 from m2fedsa.costs import RoundCosts, visits_of
 from m2fedsa.data.samples import FederatedData, Kind, Samples, labelled
 from m2fedsa.fed_server.server import mean_losses
+from m2fedsa.machine import processor
 from m2fedsa.messages import ClientInfo, EvaluateResult, Failure, RoundPlan, Traffic, TrainResult
 from m2fedsa.metrics import ClassTally, Tally, merged, tally_of
 from m2fedsa.parties import Company
@@ -173,7 +174,8 @@ def _client_record(parties: Company, accounts: Accounts, test: Evaluated, name: 
 def versions() -> dict[str, str]:
     """What the figures were made with."""
     packages = {name: version(name) for name in ("m2fedsa", "torch", "transformers", "numpy")}
-    return {"python": platform.python_version(), **packages, "machine": platform.machine(), "threads": str(torch.get_num_threads())}
+    machine = processor(torch.device("cpu"))
+    return {"python": platform.python_version(), **packages, "machine": machine, "threads": str(torch.get_num_threads())}
 
 
 def round_record(

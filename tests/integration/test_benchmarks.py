@@ -12,6 +12,7 @@ from tests import worlds
 from tests.integration import small
 
 from m2fedsa import recipes
+from m2fedsa.comparing.outcome import fingerprint
 from m2fedsa.config import Config
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -180,6 +181,22 @@ def test_the_pages_of_results_are_what_their_rows_make(bench):
         assert (docs / f"{name}.md").read_text(encoding="utf-8").strip() == text.strip(), name
 
 
+def test_rows_on_frozen_features_are_of_the_settings_of_today(bench):
+    """What decides them stands in the code, so a change there asks for new rows."""
+    forms, heads, wrong, store = bench("closed_forms"), bench("taught_heads"), bench("wrong_labels"), bench("quality").Store
+    tasks = {task.recipe: task for task in bench("study").TASKS}
+    for row in store(BENCHMARKS / "results" / "taught_heads.jsonl").rows:
+        assert row["settings"] == heads.settings_of(tasks[row["task"]], row["seed"], heads.CONSTANTS)
+        assert len(row["digest"]) == 64
+    for row in store(BENCHMARKS / "results" / "closed_forms.jsonl").rows:
+        assert row["settings"] == heads.settings_of(tasks[row["task"]], row["seed"], forms.constants(row["form"]))
+        assert len(row["digest"]) == 64
+    for row in store(BENCHMARKS / "results" / "wrong_labels.jsonl").rows:
+        assert row["config"] == fingerprint(wrong.config_of(row["arm"], row["seed"]))
+        assert row["settings"] == list(wrong.ARMS[row["arm"]])
+        assert len(row["digest"]) == 64
+
+
 def test_the_best_of_the_study_are_different_methods(bench):
     """One that ends with another's tensors is not one more; ties of the search are broken towards the middle."""
     study = bench("study")
@@ -267,7 +284,7 @@ def test_every_form_of_teaching_learns(bench, monkeypatch):
     monkeypatch.setattr(heads, "HIDDEN", 8)
     table = toy(heads)
     for population in heads.POPULATIONS:
-        found = heads.measured(table, "text", population, 0)
+        found = heads.measured(table, "text", population, 0)["accuracy"]
         assert set(found) == set(heads.FORMS)
         assert min(found.values()) > 0.6, population
     wrong = heads.mislabelled(table, 0).labels != table.labels
@@ -297,7 +314,8 @@ def test_closed_forms_tell_classes_apart(bench):
     forms, heads = bench("closed_forms"), bench("taught_heads")
     table = toy(heads)
     for form in forms.FORMS:
-        found = forms.measured(table, form, 0)
+        said = {name: logits[table.test] for name, logits in forms.opinions(table, form, 0).items()}
+        found = heads.judged_on(table, said)["accuracy"]
         assert found["fused"] >= max(found["image"], found["text"]) - 0.1 > 0.6
     even, odd = forms.halves(5)[0]
     assert (even.tolist(), odd.tolist()) == ([0, 2, 4], [1, 3])

@@ -1,4 +1,5 @@
 import json
+import platform
 
 import pytest
 import torch
@@ -120,4 +121,5 @@ def test_versions_are_those_installed():
     found = versions()
     assert found["torch"] == torch.__version__
     assert found["threads"] == str(torch.get_num_threads())
+    assert found["machine"].startswith(f"cpu {platform.machine()} {torch.backends.cpu.get_cpu_capability()}")
     assert all(isinstance(value, str) and value for value in found.values())

@@ -8,7 +8,6 @@ the machine's software and threads. So another head, another processing or anoth
 import hashlib
 import json
 import os
-import platform
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from torch import Tensor
 from m2fedsa.client.kept import CHUNK, Outputs, Source, inverse, layout
 from m2fedsa.durable import unfinished, write_atomically
 from m2fedsa.errors import StorageError
+from m2fedsa.machine import processor
 from m2fedsa.messages import InputSpec
 from m2fedsa.models.cut import Head
 from m2fedsa.state import digest, fingerprints, raw_bytes
@@ -165,13 +165,6 @@ class Shelf:
         # The note first: an entry without one is not there.
         for suffix in (NOTE, CONTENT):
             self._path(key, suffix).unlink(missing_ok=True)
-
-
-def processor(device: torch.device) -> str:
-    """What of the machine picks kernels, and with them the last bits: a folder may be shared by several."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{device.type} {platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
 
 
 def _mapped(content: Path, told: dict[str, Any]) -> Outputs:
