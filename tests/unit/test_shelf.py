@@ -186,3 +186,40 @@ def test_what_a_batch_does_to_its_rows_does_not_reach_the_file(tmp_path):
 def test_a_source_names_its_client_split_and_modality():
     source = Source("client ann, train, text", held(3), "text", made(), torch.arange(3))
     assert sum(len(inputs["input_ids"]) for inputs in source.inputs()) == 3
+
+
+def test_two_that_need_the_same_entry_at_once_both_get_it(tmp_path, monkeypatch):
+    """Each begins while the other computes, and looks while the other is between its tensors and its note."""
+    samples, head, plain = held(), made(), outputs(None, held(), made())
+    write, found = Shelf._write, []
+
+    def meanwhile(shelf, file, source):
+        told = write(shelf, file, source)
+        if not found:
+            found.append(None)
+            found[0] = outputs(Shelf(tmp_path, 10**9), samples, head)
+            next(tmp_path.glob(f"*{NOTE}")).unlink()
+            assert Shelf(tmp_path, 10**9)._find(next(tmp_path.glob(f"*{CONTENT}")).stem) is None
+            assert len(list(tmp_path.glob(f"*{CONTENT}"))) == 1, "tensors whose note is still to come stay"
+        return told
+
+    monkeypatch.setattr(Shelf, "_write", meanwhile)
+    same(outputs(Shelf(tmp_path, 10**9), samples, head), plain)
+    same(found[0], plain)
+    assert sorted(file.suffix for file in tmp_path.iterdir()) == [NOTE, CONTENT]
+
+
+def test_what_a_killed_process_left_goes_after_a_day(tmp_path):
+    samples, head = held(), made()
+    left = [tmp_path / f"{'a' * 64}{CONTENT}", tmp_path / f".{'b' * 64}.1.c.new"]
+    outputs(Shelf(tmp_path, 10**9), samples, head)
+    mine = set(tmp_path.iterdir())
+    for file in left:
+        file.write_bytes(b"half")
+    outputs(Shelf(tmp_path, 10**9), held(seed=2), head)
+    assert all(file.exists() for file in left), "somebody may still be writing"
+    for file in (*left, *mine):
+        os.utime(file, (0, 0))
+    outputs(Shelf(tmp_path, 10**9), held(seed=3), head)
+    assert not any(file.exists() for file in left)
+    assert all(file.exists() for file in mine), "an entry stays, however old"

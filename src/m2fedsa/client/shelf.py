@@ -8,8 +8,10 @@ the machine's software and threads. So another head, another processing or anoth
 import hashlib
 import json
 import os
+import time
+import uuid
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,19 +20,20 @@ import torch
 from torch import Tensor
 
 from m2fedsa.client.kept import CHUNK, Outputs, Source, inverse, layout
-from m2fedsa.durable import unfinished, write_atomically
 from m2fedsa.errors import StorageError
 from m2fedsa.machine import processor
 from m2fedsa.messages import InputSpec
 from m2fedsa.models.cut import Head
 from m2fedsa.state import digest, fingerprints, raw_bytes
 
-NOTE, CONTENT = ".json", ".outputs"
+NOTE, CONTENT, UNFINISHED = ".json", ".outputs", ".new"
 SEAL = "seal"
 """Of the note itself: read wrongly, the tensors would be wrong."""
 _READ = 1 << 22
 _ALIGNED = 64
 """A mask begins at a multiple of these many bytes."""
+_LEFT_BEHIND = 86_400
+"""Seconds after which nobody is writing a file any more."""
 
 
 @dataclass
@@ -90,33 +93,44 @@ class Shelf:
         """The entry, if it is there and whole; what was altered or cut short is taken away."""
         note, content = self._path(key, NOTE), self._path(key, CONTENT)
         try:
-            told: dict[str, Any] = json.loads(note.read_text())
-            sound = told.pop(SEAL) == _seal(told) and content.stat().st_size == told["size"] and _sha(content) == told["sha256"]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            sound = False
-        if not sound:
-            self._remove(key)
+            text = note.read_text()
+        except OSError:
+            # Perhaps another process has not come to its note yet: its tensors stay.
             return None
-        os.utime(note)
-        return _mapped(content, told)
+        try:
+            told: dict[str, Any] = json.loads(text)
+            if told.pop(SEAL) == _seal(told) and content.stat().st_size == told["size"] and _sha(content) == told["sha256"]:
+                os.utime(note)
+                return _mapped(content, told)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            pass
+        self._remove(key)
+        return None
 
     def _make(self, key: str, source: Source) -> None:
         """Compute and write chunk by chunk: what is kept never lies in memory as a whole."""
-        content = self._path(key, CONTENT)
-        temporary = unfinished(content)
+        with self._whole(self._path(key, CONTENT)) as file:
+            told = self._write(file, source)
+        with self._whole(self._path(key, NOTE)) as file:
+            file.write(json.dumps({**told, SEAL: _seal(told)}).encode())
+
+    @contextmanager
+    def _whole(self, path: Path) -> Iterator[BinaryIO]:
+        """A file that stands at `path` once it is whole. Two processes may need the same entry at once: each writes a file of its own, and
+        the later one takes the place of the earlier, which says the same."""
+        temporary = path.with_name(f".{path.stem}.{os.getpid()}.{uuid.uuid4().hex}{UNFINISHED}")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with temporary.open("wb") as file:
-                told = self._write(file, source)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
-            temporary.replace(content)
+            temporary.replace(path)
         except OSError as error:
-            raise StorageError(f"{content}: cannot be written: {error.strerror or error}. Nothing written earlier is lost.") from error
+            raise StorageError(f"{path}: cannot be written: {error.strerror or error}. Nothing written earlier is lost.") from error
         finally:
             with suppress(OSError):
                 temporary.unlink()
-        write_atomically(self._path(key, NOTE), json.dumps({**told, SEAL: _seal(told)}).encode())
 
     def _write(self, file: BinaryIO, source: Source) -> dict[str, Any]:
         told: dict[str, Any] = {}
@@ -143,8 +157,10 @@ class Shelf:
 
     def _make_room(self, needed: int, source: Source) -> None:
         """Take away the entries that were not asked for the longest, none of this run."""
-        sizes = dict(self._entries())
-        for key in sorted(sizes, key=lambda key: self._path(key, NOTE).stat().st_mtime):
+        self._sweep()
+        found = sorted(self._entries())
+        sizes = {key: size for _, key, size in found}
+        for _, key, _ in found:
             if sum(sizes.values()) + needed <= self.limit:
                 return
             if key not in self._in_use:
@@ -156,10 +172,18 @@ class Shelf:
                 f"{source.name} needs {needed}. Raise kept.limit, or cut the encoder where its activations are smaller."
             )
 
-    def _entries(self) -> Iterator[tuple[str, int]]:
+    def _entries(self) -> Iterator[tuple[float, str, int]]:
+        """When it was asked for last, its name and its size; others may take entries away meanwhile."""
         for note in self.folder.glob(f"*{NOTE}"):
             with suppress(OSError):
-                yield note.stem, self._path(note.stem, CONTENT).stat().st_size
+                yield note.stat().st_mtime, note.stem, self._path(note.stem, CONTENT).stat().st_size
+
+    def _sweep(self) -> None:
+        """Take away what processes that died have left behind: what is no entry, and has not been touched for long."""
+        for left in (*self.folder.glob(f".*{UNFINISHED}"), *self.folder.glob(f"*{CONTENT}")):
+            with suppress(OSError):
+                if time.time() - left.stat().st_mtime > _LEFT_BEHIND and not left.with_suffix(NOTE).exists():
+                    left.unlink()
 
     def _remove(self, key: str) -> None:
         # The note first: an entry without one is not there.
