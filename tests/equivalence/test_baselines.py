@@ -8,7 +8,7 @@ import torch
 from tests import worlds
 from torch import Tensor, nn
 
-from m2fedsa import training
+from m2fedsa import running
 from m2fedsa.assembly import Parties, assemble
 from m2fedsa.averaging import Averager, Contribution
 from m2fedsa.baselines.methods import ABLATIONS, METHODS
@@ -40,8 +40,8 @@ def play(monkeypatch: pytest.MonkeyPatch) -> Callable[[Config, FederatedData], t
             kept.append(assemble(*arguments))
             return kept[-1]
 
-        monkeypatch.setattr(training, "assemble", keeping)
-        result = training.run(settings, data=data, encoders=worlds.encoders(data.modalities))
+        monkeypatch.setattr(running, "assemble", keeping)
+        result = running.run(settings, data=data, encoders=worlds.encoders(data.modalities))
         return {**kept[0].fed_server.state.tensors, **worlds.server_tensors(kept[0])}, result, kept[0]
 
     return run

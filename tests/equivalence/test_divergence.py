@@ -11,7 +11,7 @@ import torch
 from tests import worlds
 from torch import Tensor
 
-from m2fedsa import training
+from m2fedsa import running
 from m2fedsa.assembly import Parties
 from m2fedsa.data.samples import SPLITS, FederatedData
 from m2fedsa.errors import DataError, RunError
@@ -64,7 +64,7 @@ def reported(name: str, value: float):
 def test_a_poisoned_sample_ends_the_clients_round_and_the_run_goes_on(tmp_path: Path, phase: str, value: float) -> None:
     settings = worlds.config(federation__rounds=2, transfer__start="never" if phase == "fusion" else 1)
     data = poisoned(worlds.federated(), "ann", "audio", 4, value)
-    result = training.run(settings, data=data, encoders=worlds.encoders(), out=tmp_path / "run")
+    result = running.run(settings, data=data, encoders=worlds.encoders(), out=tmp_path / "run")
     records = [json.loads(line) for line in (tmp_path / "run" / "rounds.jsonl").read_text().splitlines()]
     assert [record["round"] for record in records] == [1, 2]
     for record in records:
@@ -94,7 +94,7 @@ def test_a_loss_that_is_not_finite_names_client_round_batch_step_and_whose_it_is
     spoil, what = SPOILT[which]
     loss = Spoilt(spoil)
     settings = worlds.config(federation__rounds=1)
-    result = training.run(settings, data=worlds.federated(), encoders=worlds.encoders(), loss=loss)
+    result = running.run(settings, data=worlds.federated(), encoders=worlds.encoders(), loss=loss)
     (failure,) = result.history[0]["failures"]
     assert failure == {"client": "dee", "kind": "DivergedError", "message": f"client dee, round 1, batch 0, step 1: {what}."}
     # dee (6 samples) stopped at her first batch of two.
@@ -106,7 +106,7 @@ def test_a_loss_that_is_not_finite_later_in_the_round_names_that_batch() -> None
         return Losses(right.total * NAN, right.reported) if len(predictions.labels) == 2 else right
 
     settings = worlds.config(federation__rounds=1)
-    result = training.run(settings, data=worlds.federated(), encoders=worlds.encoders(), loss=Spoilt(second))
+    result = running.run(settings, data=worlds.federated(), encoders=worlds.encoders(), loss=Spoilt(second))
     (failure,) = result.history[0]["failures"]
     assert failure["message"].startswith("client dee, round 1, batch 1, step 2: ")
 
@@ -166,7 +166,7 @@ def test_a_finite_loss_with_a_gradient_that_is_not_finite() -> None:
         return Losses(Explosive.apply(right.total), right.reported)
 
     settings = worlds.config(federation__rounds=1)
-    result = training.run(settings, data=worlds.federated(), encoders=worlds.encoders(), loss=Spoilt(explode))
+    result = running.run(settings, data=worlds.federated(), encoders=worlds.encoders(), loss=Spoilt(explode))
     (failure,) = result.history[0]["failures"]
     assert (failure["client"], failure["kind"]) == ("dee", "DivergedError")
     assert re.search(
@@ -180,7 +180,7 @@ def test_when_every_client_fails_the_run_says_so_and_names_the_first() -> None:
     for name in ("ann", "bob"):
         data = poisoned(data, name, "image", 3)
     with pytest.raises(RunError, match=r"round 1: all 2 clients failed. The first was ann \(DivergedError\): .*modality image"):
-        training.run(worlds.config(federation__batch_size=100), data=data, encoders=worlds.encoders())
+        running.run(worlds.config(federation__batch_size=100), data=data, encoders=worlds.encoders())
 
 
 @pytest.mark.parametrize("rows", [[0], [0, 1], [0, 2, 3, 4, 5, 6, 7, 8]])
@@ -189,7 +189,7 @@ def test_a_poisoned_first_sample_does_not_stop_the_run(rows: list[int]) -> None:
     data = worlds.federated()
     for row in rows:
         data = poisoned(data, "ann", "image", row)
-    result = training.run(worlds.config(federation__rounds=1), data=data, encoders=worlds.encoders())
+    result = running.run(worlds.config(federation__rounds=1), data=data, encoders=worlds.encoders())
     assert [failure["client"] for failure in result.history[0]["failures"]] == ["ann"]
     assert result.history[0]["clients"] == ["bob", "cyd", "dee", "eve"]
 
@@ -203,7 +203,7 @@ def test_samples_of_which_none_is_finite_are_told_before_the_run() -> None:
         for name, one in data.clients.items()
     }
     with pytest.raises(DataError, match="every sample of modality image has values that are not finite"):
-        training.run(worlds.config(("image",)), data=replace(data, clients=clients), encoders=worlds.encoders(("image",)))
+        running.run(worlds.config(("image",)), data=replace(data, clients=clients), encoders=worlds.encoders(("image",)))
 
 
 def test_the_tensor_at_fault_is_named_and_no_other() -> None:
@@ -223,7 +223,7 @@ def test_a_poisoned_client_is_left_out_of_the_warm_start_too(tmp_path: Path) -> 
     data = worlds.federated()
     left_out = {name: client for name, client in data.clients.items() if name != "ann"}
     results = [
-        training.run(settings, data=one, encoders=worlds.encoders(), out=tmp_path / str(number))
+        running.run(settings, data=one, encoders=worlds.encoders(), out=tmp_path / str(number))
         for number, one in enumerate((poisoned(data, "ann", "image", 2), replace(data, clients=left_out)))
     ]
     assert results[0].digest == results[1].digest
@@ -244,7 +244,7 @@ def test_a_client_that_cannot_evaluate_is_left_out_and_named(tmp_path: Path, spl
     clients = {**data.clients, "bad": replace(data.clients[name], **{split: bad})}
     settings = worlds.config(federation__rounds=1, federation__warm_start=True)
     sound, found = (
-        training.run(settings, data=one, encoders=worlds.encoders(), out=tmp_path / str(number))
+        running.run(settings, data=one, encoders=worlds.encoders(), out=tmp_path / str(number))
         for number, one in enumerate((data, replace(data, clients=clients)))
     )
     assert found.digest == sound.digest
@@ -261,15 +261,15 @@ def test_when_nobody_can_evaluate_the_run_says_so() -> None:
     spoilt = {"text": samples.columns["text"], "audio": {"input_values": torch.full_like(samples.columns["audio"]["input_values"], NAN)}}
     clients = {**data.clients, "val": replace(data.clients["val"], validation=replace(samples, columns={**samples.columns, **spoilt}))}
     with pytest.raises(RunError, match="no client could evaluate its validation samples. The first was val: .*modality audio"):
-        training.run(worlds.config(federation__rounds=1), data=replace(data, clients=clients), encoders=worlds.encoders())
+        running.run(worlds.config(federation__rounds=1), data=replace(data, clients=clients), encoders=worlds.encoders())
 
 
 def test_a_round_that_too_few_finish_does_not_count() -> None:
     """One of two clients diverges: with `min_clients` the run stops, without a trace; without, it goes on with the other."""
     data = poisoned(worlds.federated({"ann": (worlds.MODALITIES, 8), "bob": (worlds.MODALITIES, 8)}), "ann", "image", 3)
     settings = {"data__clients": 2, "federation__rounds": 1}
-    assert training.run(worlds.config(**settings), data=data, encoders=worlds.encoders()).rounds == 1
+    assert running.run(worlds.config(**settings), data=data, encoders=worlds.encoders()).rounds == 1
     for warm in (False, True):
         both = worlds.config(**settings, federation__min_clients=2, federation__warm_start=warm)
         with pytest.raises(RunError, match=r"1 of 2 clients (failed|finished).*federation.min_clients( = 2|\))"):
-            training.run(both, data=data, encoders=worlds.encoders())
+            running.run(both, data=data, encoders=worlds.encoders())

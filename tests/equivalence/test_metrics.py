@@ -12,7 +12,7 @@ from sklearn import metrics
 from tests import worlds
 from tests.equivalence import unsplit
 
-from m2fedsa import training
+from m2fedsa import running
 from m2fedsa.assembly import Parties
 from m2fedsa.data.samples import UNLABELLED, ClientData, FederatedData
 from m2fedsa.figures import Evaluated
@@ -208,6 +208,6 @@ def test_the_validation_of_a_round_sees_what_it_made_of_personal_tensors() -> No
     settings = worlds.config(
         averaging__rules='[{pattern="*.classifier.*", over="nothing"}]', optimizer__learning_rate=0.1, evaluation__every=1
     )
-    result = training.run(settings, data=FederatedData(data.classes, data.modalities, clients), encoders=worlds.encoders())
+    result = running.run(settings, data=FederatedData(data.classes, data.modalities, clients), encoders=worlds.encoders())
     assert result.history[-1]["metrics"] == result.validation
     assert result.history[0]["metrics"] != result.validation

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tests import worlds
 from torch import Tensor
 
-from m2fedsa import training
+from m2fedsa import running
 from m2fedsa.assembly import Parties
 from m2fedsa.client.batches import drawn, teachable
 from m2fedsa.fed_server.phases import plateau, transfer_since
@@ -145,7 +145,7 @@ def test_a_run_draws_unlabelled_samples_only_in_transfer() -> None:
     data.clients["bob"].train.labels[:] = -1
     data.clients["eve"].train.labels[:] = -1
     settings = worlds.config(federation__rounds=4, transfer__start=3)
-    result = training.run(settings, data=data, encoders=worlds.encoders(), loss=watcher)
+    result = running.run(settings, data=data, encoders=worlds.encoders(), loss=watcher)
     # bob has nothing but unlabelled samples, eve none that could be taught besides.
     assert [record["clients"] for record in result.history] == [["ann", "cyd", "dee"]] * 2 + [["ann", "bob", "cyd", "dee"]] * 2
     trains = [client.train for name, client in data.clients.items() if client.train is not None]

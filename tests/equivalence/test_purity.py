@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests import worlds
 from torch import Tensor
 
-from m2fedsa import training
+from m2fedsa import running
 from m2fedsa.assembly import Parties
 from m2fedsa.blueprint import client_parts
 from m2fedsa.client import Client
@@ -189,7 +189,7 @@ def test_what_is_in_the_place_of_an_absent_input_changes_nothing() -> None:
     data = worlds.federated(unlabelled=0.3)
     absent = sum(int((~client.train.presence).sum()) for client in data.clients.values() if client.train is not None)
     assert absent > 10
-    digests = {training.run(settings, data=one, encoders=worlds.encoders()).digest for one in (data, with_garbage(data, float("nan")))}
+    digests = {running.run(settings, data=one, encoders=worlds.encoders()).digest for one in (data, with_garbage(data, float("nan")))}
     assert len(digests) == 1
 
 
@@ -301,9 +301,9 @@ def test_frozen_tensors_never_change_and_never_have_a_gradient() -> None:
 
 DIGEST = """
 from tests import worlds
-from m2fedsa import training
+from m2fedsa import running
 settings = worlds.config(seed=9, federation__rounds=2, transfer__start=2, federation__warm_start=True, federation__clients_per_round=4)
-print(training.run(settings, data=worlds.federated(unlabelled=0.3), encoders=worlds.encoders()).digest)
+print(running.run(settings, data=worlds.federated(unlabelled=0.3), encoders=worlds.encoders()).digest)
 """
 
 
@@ -318,7 +318,7 @@ def test_same_seed_same_digest_in_two_processes_and_another_seed_another() -> No
         )
         # What was drawn before must not matter.
         torch.manual_seed(seed * 31)
-        digests.append(training.run(settings, data=worlds.federated(unlabelled=0.3), encoders=worlds.encoders()).digest)
+        digests.append(running.run(settings, data=worlds.federated(unlabelled=0.3), encoders=worlds.encoders()).digest)
     assert digests[0] == told
     assert digests[1] != told
 

@@ -13,7 +13,7 @@ from tests.equivalence.unsplit_run import discriminant as weighted_discriminant
 from tests.equivalence.unsplit_tasks import OneLabel
 from torch import Tensor
 
-from m2fedsa import training
+from m2fedsa import running
 from m2fedsa.assembly import Parties
 from m2fedsa.blueprint import initial_client_tensors, initial_server_tensors
 from m2fedsa.data.samples import FederatedData
@@ -379,4 +379,4 @@ def test_without_a_sample_to_judge_on_the_first_candidates_are_not_taken_for_the
 def test_sums_that_are_all_kept_back_are_told() -> None:
     settings = worlds.config(federation__warm_start=True, warm_start__min_count=1000)
     with pytest.raises(RunError, match=r"warm_start\.min_count = 1000 keeps all of them back.*Lower it, or set federation\.warm_start"):
-        training.run(settings, data=worlds.federated(), encoders=worlds.encoders())
+        running.run(settings, data=worlds.federated(), encoders=worlds.encoders())

@@ -7,7 +7,7 @@ from tests.unit.models.test_families import ZOO, adapter
 from tests.unit.models.zoo import encoder
 from torch.utils.flop_counter import FlopCounterMode
 
-from m2fedsa import training
+from m2fedsa import running
 from m2fedsa.models.cut import cut, plan, specify
 from m2fedsa.models.one_token import narrow
 
@@ -101,7 +101,7 @@ def test_the_setting_spares_work_where_one_token_is_pooled_and_a_run_learns_the_
         settings = worlds.config(compute__last_block=kind)
         modalities = {name: one.model_copy(update={"adapter_dropout": 0.0}) for name, one in settings.modalities.items()}
         settings = settings.model_copy(update={"modalities": modalities})
-        runs[kind] = training.run(settings, data=worlds.federated(), encoders=worlds.encoders())
+        runs[kind] = running.run(settings, data=worlds.federated(), encoders=worlds.encoders())
     work = {kind: {name: entry["server"]["flops"] for name, entry in run.ledger.items()} for kind, run in runs.items()}
     assert work["pooled"]["image"]["forward"] < work["whole"]["image"]["forward"]  # ViT, its first token
     for name in ("audio", "text"):  # two tokens, and the mean

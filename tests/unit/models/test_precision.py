@@ -4,7 +4,7 @@ import pytest
 import torch
 from tests import worlds
 
-from m2fedsa import training
+from m2fedsa import running
 from m2fedsa.config import Compute
 from m2fedsa.errors import ConfigError
 from m2fedsa.models.precision import attention_of, device_of, fed, place_and_type, prepared
@@ -54,7 +54,7 @@ def test_a_run_in_bfloat16_comes_near_to_one_in_float32() -> None:
     runs = {}
     for precision in ("float32", "bfloat16"):
         settings = worlds.config(compute__precision=precision, transfer__start=2)
-        runs[precision] = training.run(settings, data=worlds.federated(unlabelled=0.3), encoders=worlds.encoders())
+        runs[precision] = running.run(settings, data=worlds.federated(unlabelled=0.3), encoders=worlds.encoders())
     whole, half = runs["float32"], runs["bfloat16"]
     assert half.digest != whole.digest
     for one, other in zip(whole.history, half.history, strict=True):
@@ -68,7 +68,7 @@ def test_a_run_in_bfloat16_comes_near_to_one_in_float32() -> None:
 def test_by_length_and_shortened_runs_learn_the_same_task() -> None:
     """Another order of samples, so another digest; the same samples, so as many steps of each client."""
     results = [
-        training.run(worlds.config(federation__batches=batches, compute__shorten=True), data=worlds.federated(), encoders=worlds.encoders())
+        running.run(worlds.config(federation__batches=batches, compute__shorten=True), data=worlds.federated(), encoders=worlds.encoders())
         for batches in ("shuffled", "by_length")
     ]
     assert results[0].digest != results[1].digest
