@@ -35,7 +35,8 @@ name, but for settings that are named with it. What was run so far is here; the 
   `client FLOPs`: all that they compute; evaluation is in neither. `at equal bytes`: on validation samples, in the last round for which a
   method had spent no more than `m2fedsa` in its whole run. `rounds to target`: until a method has what `m2fedsa` ends with on
   validation samples, means over seeds; – where it never does. `centralised` has the bytes of its warm start, `local` those of its losses.
-- **Machines.** Not all runs are of one processor. On another one accuracies come out the same to within a sample or two, and digests differ.
+- **Machines.** Not all runs are of one processor. On another one last bits differ, and digests with them; runs of frozen features came out
+  with the same accuracies, of trained ones with a sample more or less.
 
 The rows behind each table, with settings, curves and digests: `benchmarks/results/study.jsonl`. The tables once more, and the study itself:
 

@@ -10,9 +10,11 @@ from m2fedsa.figures import Evaluated
 from m2fedsa.messages import Evaluated as Split
 from m2fedsa.messages import EvaluateResult, Failure, RoundPlan, Task, TrainResult, TrainTask
 from m2fedsa.messages import Result as Answer
+from m2fedsa.moments import of_tensors
 from m2fedsa.parties import Company
 from m2fedsa.reporting.progress import Progress
 from m2fedsa.reporting.units import plural
+from m2fedsa.state import Tensors
 
 PASSING = ("Away", "Lost", "Silent", "LinkError", "ProtocolError", "RefusedError")
 """Kinds of failures that are of a broken way rather than of a client's samples: asked again, it may answer."""
@@ -59,19 +61,18 @@ class Asking:
         """One client after the other, each from what those before it made of the clients' tensors: the last one's count."""
         answers: list[Answer | Failure] = []
         latest: dict[str, Tensor] = {}
+        carried: dict[str, Tensor] = {}
         for done, task in enumerate(tasks, 1):
             view = replace(task.view, tensors={name: latest.get(name, value) for name, value in task.view.tensors.items()})
-            given = replace(task, view=view)
+            given = replace(task, view=view, moments={**task.moments, **of_tensors(carried, view.tensors)})
             for found in self._parties.federation.run([given]):
                 answer = self._parties.fed_server.checked(given, found)
                 answers.append(answer)
                 if isinstance(answer, TrainResult):
                     latest |= answer.tensors
+                    carried |= answer.moments
             self._progress.client_done(done, len(tasks), "training")
-        return [
-            replace(answer, tensors={name: latest[name] for name in answer.tensors}) if isinstance(answer, TrainResult) else answer
-            for answer in answers
-        ]
+        return [_last(answer, latest, carried) if isinstance(answer, TrainResult) else answer for answer in answers]
 
     def evaluate(self, split: Split) -> Evaluated:
         """Metrics of one split over all that hold samples of it. `RoundLostError` if none of them could answer."""
@@ -82,6 +83,12 @@ class Asking:
         return Evaluated.of(
             self._parties.blueprint.config.data.task, [answer for answer in answers if isinstance(answer, EvaluateResult)], failed
         )
+
+
+def _last(answer: TrainResult, tensors: Tensors, moments: Tensors) -> TrainResult:
+    """The answer with what the last client has made of its tensors, and of their moments."""
+    mine, carried = ({name: found[name] for name in names} for found, names in ((tensors, answer.tensors), (moments, answer.moments)))
+    return replace(answer, tensors=mine, moments=carried)
 
 
 def no_warm_start(failures: Sequence[Failure], least: int) -> str:

@@ -40,6 +40,7 @@ class Costs:
         self._rules, self._clients = blueprint.config.averaging, clients
         self._split = blueprint.config.federation.split
         self._server: Mapping[str, Tensor] = {} if self._split else server_parts(blueprint).tensors
+        self._moments = blueprint.config.optimizer.moments == "averaged"
 
     def of_round(self, tasks: Sequence[TrainTask], results: Sequence[TrainResult]) -> RoundCosts:
         """Of the clients that finished."""
@@ -60,7 +61,13 @@ class Costs:
         server = of_modalities(self._server, self._clients[task.client].modalities, (FUSION,))
         given = [value for name, value in {**task.view.tensors, **server}.items() if self._travels(name)]
         trained = [value for name, value in server.items() if self._travels(name) and by_prefix(result.samples, name) > 0]
-        return Traffic(nbytes([*result.tensors.values(), *trained]), nbytes([*given, task.view.log_prior]))
+        up = nbytes([*result.tensors.values(), *result.moments.values(), *trained])
+        down = nbytes([*given, *task.moments.values(), task.view.log_prior])
+        if self._moments:
+            # Of what a main server would have kept for itself: two of the tensor's shape and a count, from the second round on.
+            up += sum(2 * value.nbytes + 4 for value in trained)
+            down += sum(2 * value.nbytes + 4 for name, value in server.items() if self._travels(name) and task.plan.number > 1)
+        return Traffic(up, down)
 
     def _travels(self, name: str) -> bool:
         """Tensors that a rule keeps with their clients stay there."""

@@ -12,13 +12,14 @@ from m2fedsa.reporting.progress import Silent
 from m2fedsa.training import Training
 
 
-def settings(rate):
+def settings(rate, moments):
     rules = '[{pattern="text.classifier.*", over="nothing"}]'
     return worlds.config(
         evaluation__keep_best=True,
         evaluation__metric="loss",
         evaluation__every=1,
         optimizer__learning_rate=rate,
+        optimizer__moments=moments,
         federation__rounds=3,
         federation__warm_start=True,
         averaging__rules=rules,
@@ -32,12 +33,13 @@ def data():
     return replace(found, clients=clients)
 
 
-@pytest.mark.parametrize("rate", [0.5, 0.002])
+@pytest.mark.parametrize(("rate", "moments"), [(0.5, "fresh"), (0.002, "averaged")])
 @pytest.mark.parametrize("kind", ["gRPC", "Flower"])
-def test_the_best_round(kind, rate, tmp_path):
-    expected = m2fedsa.run(settings(rate), data=data(), encoders=worlds.encoders())
+def test_the_best_round(kind, rate, moments, tmp_path):
+    config = settings(rate, moments)
+    expected = m2fedsa.run(config, data=data(), encoders=worlds.encoders())
     with ExitStack() as stack:
-        who, links, coordination = stack.enter_context(over_grpc.served(settings(rate), data(), tmp_path))
+        who, links, coordination = stack.enter_context(over_grpc.served(config, data(), tmp_path))
         if kind == "gRPC":
             federation = over_grpc.federation(who, links)
         else:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests import worlds
 from torch import Tensor
 
-from m2fedsa import training
+from m2fedsa import running
 from m2fedsa.averaging import Averager, Contribution, weighted_mean
 from m2fedsa.config import Averaging, AveragingRule
 from m2fedsa.data.samples import FederatedData
@@ -232,8 +232,8 @@ def test_a_client_that_fails_leaves_no_trace(momentum: float) -> None:
     """The same digest as if it had never been on the roster, whatever it did before it failed."""
     settings = worlds.config(federation__rounds=3, transfer__start=3, federation__server_momentum=momentum)
     data = worlds.federated(unlabelled=0.2)
-    failed = training.run(settings, data=with_failing(data), encoders=worlds.encoders())
-    absent = training.run(settings, data=data, encoders=worlds.encoders(), sampler=without_bob)
+    failed = running.run(settings, data=with_failing(data), encoders=worlds.encoders())
+    absent = running.run(settings, data=data, encoders=worlds.encoders(), sampler=without_bob)
     assert failed.digest == absent.digest
     assert [[failure["client"] for failure in record["failures"]] for record in failed.history] == [["bob"]] * 3
     assert [record["clients"] for record in failed.history] == [["ann", "cyd", "dee", "eve"]] * 3

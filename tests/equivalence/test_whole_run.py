@@ -6,7 +6,7 @@ from tests import worlds
 from tests.equivalence.unsplit_ridge import RidgeRun
 from tests.equivalence.unsplit_run import Run
 
-from m2fedsa import training
+from m2fedsa import running
 from m2fedsa.assembly import Parties, assemble
 from m2fedsa.blueprint import initial_client_tensors, initial_server_tensors
 from m2fedsa.config import Config
@@ -25,8 +25,8 @@ def both(
         kept.append(assemble(*arguments))
         return kept[-1]
 
-    monkeypatch.setattr(training, "assemble", keeping)
-    training.run(config, data=data, encoders=worlds.encoders())
+    monkeypatch.setattr(running, "assemble", keeping)
+    running.run(config, data=data, encoders=worlds.encoders())
     (who,) = kept
     start = {**initial_client_tensors(who.blueprint), **initial_server_tensors(who.blueprint)}
     reference = reference_of(config, data, worlds.encoders(), start)
@@ -53,6 +53,13 @@ RUNS = {
     },
     "in turn": {"federation__server_update": "in_turn", **NO_DROPOUT},
     "in turn, with momentum": {"federation__server_update": "in_turn", "federation__server_momentum": 0.6, **NO_DROPOUT},
+    "moments of all clients carried on": {"optimizer__moments": "averaged", "federation__clients_per_round": 4, **NO_DROPOUT},
+    "in turn, moments carried on": {"optimizer__moments": "averaged", "federation__server_update": "in_turn", **NO_DROPOUT},
+    "personal task adapters, moments carried on": {
+        "optimizer__moments": "averaged",
+        "averaging__rules": '[{pattern="*.ta.*", over="nothing"}]',
+        "federation__rounds": 4,
+    },
     "personal classifiers and task adapters": {
         "averaging__rules": '[{pattern="*.classifier.*", over="nothing"}, {pattern="*.ta.*", over="nothing"}, '
         '{pattern="*.ma.update.*", over="modalities"}]',

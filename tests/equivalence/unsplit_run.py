@@ -1,7 +1,7 @@
 """Federated averaging of the unsplit network, after algorithm.md: clients in a loop, one network, one graph a step, means by hand."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
@@ -55,6 +55,10 @@ class Run:
     teachers: dict[str, tuple[int, dict[str, Tensor]]] = field(default_factory=dict)
     trainers: dict[object, set[str]] = field(default_factory=dict)
     chosen: dict[str, tuple[float, float]] = field(default_factory=dict)
+    moments: dict[str, tuple[Tensor, Tensor, Tensor]] = field(default_factory=dict)
+    """tensor -> mean, mean square and number of steps, of the clients in the mean"""
+    stepped: dict[str, dict[str, tuple[Tensor, Tensor, Tensor]]] = field(default_factory=dict)
+    """client -> what its round has made of them"""
 
     def __post_init__(self) -> None:
         classes = len(self.data.classes)
@@ -103,6 +107,7 @@ class Run:
             shared = {name: tensor for name, tensor in self.tensors.items() if not unsplit.of_client(name)}
             shared = unsplit.leaves_of(shared, phase, self.data.modalities)
             stepper = unsplit.optimizers(shared, config, rate)[1]
+            self.recall([stepper], shared)
             said = {client: self.local_round(client, number, phase, rate, shared, stepper) for client in sorted(eligible)}
         else:
             # The order of clients is another than the code's: it must not matter.
@@ -126,6 +131,7 @@ class Run:
         objective = unsplit.Objective(self.network, phase, config.transfer.weights, teachers, config.transfer.teacher == "self")
         t = unsplit.leaves_of(seen, phase, samples.modalities)
         steppers = unsplit.optimizers(t, config, rate)
+        self.recall(steppers, t)
         if shared is not None and stepper is not None:
             t |= {name: shared[name] for name in t if name in shared}
             steppers = (steppers[0], stepper)
@@ -140,7 +146,17 @@ class Run:
             for place, row in enumerate(rows.tolist()):
                 for name in self.trained_by_one(client, phase, batch, place, objective):
                     trained_by.setdefault(name, set()).add(row)
+        states = {name: next(one.state[t[name]] for one in steppers if t[name] in one.state) for name in trained_by}
+        self.stepped[client] = {name: (one["exp_avg"], one["exp_avg_sq"], one["step"]) for name, one in states.items()}
         return {name: (t[name].detach(), len(rows)) for name, rows in trained_by.items()}
+
+    def recall(self, steppers: Sequence[torch.optim.Optimizer], t: Mapping[str, Tensor]) -> None:
+        """Go on from the moments of the last rounds."""
+        for name, tensor in t.items():
+            one = next((one for one in steppers if any(tensor is p for group in one.param_groups for p in group["params"])), None)
+            if self.config.optimizer.moments == "averaged" and name in self.moments and one is not None:
+                mean, square, steps = (value.clone() for value in self.moments[name])
+                one.state[tensor] = {"step": steps, "exp_avg": mean, "exp_avg_sq": square}
 
     def batches(self, samples: InMemorySamples, phase: str, generator: torch.Generator) -> list[Tensor]:
         settings = self.config.federation
@@ -229,6 +245,10 @@ class Run:
                 for client, value, _ in heard:
                     self.personal.setdefault(client, {})[name] = value
             elif heard:
+                told = [[value.double() * number for value in self.stepped[client][name]] for client, _, number in heard]
+                mean, square, steps = (sum(values) / sum(number for *_, number in heard) for values in zip(*told, strict=True))
+                # AdamW counts in single precision, even where all else is double.
+                self.moments[name] = (mean, square, steps.float())
                 new[name] = sum(value * number for _, value, number in heard) / sum(number for _, _, number in heard)
         shared = sorted({name.partition(".")[2] for name in new if self.over(name) == "modalities"})
         for rest in shared:

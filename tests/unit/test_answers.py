@@ -87,6 +87,43 @@ def test_a_round(classes, case):
     assert re.search(expected, message), message
 
 
+def moments(kind, change):
+    """With another first moment of a kind."""
+
+    def changed(right):
+        name = next(name for name in right.moments if name.startswith(kind))
+        return replace(right, moments={**right.moments, name: change(right.moments[name])})
+
+    return changed
+
+
+MOMENTS = {
+    "nan": (moments("first", lambda one: one * NAN), r"first/\S+ has \d+ of \d+ values that are not finite"),
+    "a negative square": (moments("second", lambda one: -1 - one), r"second/\S+ has a value of -1"),
+    "shape": (moments("second", lambda one: one[:1]), r"second/\S+ is \(1,.*\) float32; \(.*\) float32 is needed"),
+    "steps": (moments("steps", lambda one: one - 100), r"steps/\S+ has a value of -"),
+    "steps of a kind": (moments("steps", lambda one: one.double()), r"steps/\S+ is \(\) float64; \(\) float32 is needed"),
+    "unknown": (lambda right: replace(right, moments={**right.moments, "first/x": torch.zeros(1)}), "moment first/x has no place"),
+    "missing": (lambda right: replace(right, moments={}), r"moment first/\S+ is missing"),
+}
+
+
+@pytest.fixture(scope="module")
+def carried():
+    return made(optimizer__moments="averaged")
+
+
+@pytest.mark.parametrize("case", MOMENTS)
+def test_moments(carried, case):
+    change, expected = MOMENTS[case]
+    message = said(carried, "train", change)
+    assert re.search(expected, message), message
+
+
+def test_moments_that_nobody_wants(classes):
+    assert "moment first/x has no place" in said(classes, "train", lambda right: replace(right, moments={"first/x": torch.zeros(1)}))
+
+
 def half(**changes):
     def changed(right):
         name, one = next(iter(right.even.items()))

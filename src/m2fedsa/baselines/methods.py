@@ -136,6 +136,7 @@ ABLATIONS: Mapping[str, Method] = {
     "not_prior_adjusted": Method("the plain cross-entropy", ("loss.prior_adjusted=false",)),
     "in_turn": Method("one server side, stepped by each client in turn", ("federation.server_update=in_turn",)),
     "synchronous": Method("one server side, stepped by the mean gradient of all clients", ("federation.server_update=synchronous",)),
+    "averaged_moments": Method("AdamW goes on from round to round, its moments averaged over clients", ("optimizer.moments=averaged",)),
     "server_momentum": Method("momentum 0.9 on the servers", ("federation.server_momentum=0.9",)),
     "no_rounds": Method("the warm start alone, soft labels of unlabelled samples in it", ("federation.rounds=0",)),
     "self_teaching": Method("each modality is its own teacher", ("transfer.teacher=self",)),

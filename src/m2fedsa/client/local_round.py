@@ -21,6 +21,7 @@ from m2fedsa.errors import DataError, DivergedError
 from m2fedsa.links.port import Session
 from m2fedsa.losses import Loss, Losses, Predictions, paper_loss, step_loss
 from m2fedsa.messages import Activations, Features, GlobalView, Gradients, RoundPlan, Traffic
+from m2fedsa.moments import give, take
 from m2fedsa.optimizers import adamw, attract, clip, culprit
 from m2fedsa.seeding import derive
 from m2fedsa.state import snapshot
@@ -49,6 +50,8 @@ class Account:
     steps: int = 0
     visits: dict[str, int] = field(default_factory=dict)
     """modality -> samples in all batches"""
+    moments: dict[str, Tensor] = field(default_factory=dict)
+    """of what was stepped, where they are carried on"""
 
     def report(self, losses: Losses) -> None:
         """Add the losses of a step, weighted by their samples."""
@@ -78,6 +81,8 @@ class LocalRound:
     view: GlobalView
     teacher: Teacher | None
     loss: Loss
+    moments: Mapping[str, Tensor] = field(default_factory=dict)
+    """that AdamW goes on from"""
 
     def steps(self, session: Session) -> Generator[None, None, Account]:
         """Train for the round's epochs or steps, pausing after each step. `DivergedError` names client, batch, modality and step."""
@@ -89,6 +94,7 @@ class LocalRound:
         parts.freeze([f"{FUSED}."] if self.plan.phase == "transfer" else [])
         parts.training(self.plan.seed, self.client)
         optimizer = adamw(self._groups(), config.optimizer.weight_decay)
+        give(optimizer, parts.tensors, self.moments)
         account = Account(len(samples.labels))
         anchors = snapshot(parts.tensors) if config.federation.proximal else {}
         lengths = self.branches.lengths() if config.federation.batches == "by_length" else None
@@ -99,6 +105,8 @@ class LocalRound:
             account.steps += 1
             self._step(batch, dropout, session, lambda: self._update(optimizer, anchors, account.steps), account)
             yield
+        if config.optimizer.moments == "averaged":
+            account.moments = take(optimizer, parts.tensors)
         return account
 
     def _step(self, batch: Tensor, dropout: torch.Generator, session: Session, update: Callable[[], None], account: Account) -> None:

@@ -39,6 +39,7 @@ from m2fedsa.messages import (
 )
 from m2fedsa.metrics.tally import tensors_of
 from m2fedsa.models.cut import Head
+from m2fedsa.moments import of_tensors
 from m2fedsa.state import by_prefix, digest, fingerprints
 from m2fedsa.storage import Store
 
@@ -114,7 +115,7 @@ class Client:
         local, teaching = self._teacher_of_round(task, branches)
         teacher = self._teacher(local, branches, task.view) if WINDOW in local else None
         branches = replace(branches, views=Views(self.shared.blueprint.config, self.name, task.plan.seed))
-        local_round = LocalRound(self.shared.blueprint, self.name, branches, task.plan, task.view, teacher, self.shared.loss)
+        local_round = LocalRound(self.shared.blueprint, self.name, branches, task.plan, task.view, teacher, self.shared.loss, task.moments)
         with self.link.session(self.name, task.plan.number) as session:
             account = yield from local_round.steps(session)
         trained = {
@@ -126,7 +127,16 @@ class Client:
         digest = self._stage(task.plan.number, {**local, **personal})
         shared = {name: value for name, value in trained.items() if name not in personal}
         return TrainResult(
-            self.name, shared, account.samples, account.losses, account.steps, account.traffic, teaching, digest, account.visits
+            self.name,
+            shared,
+            account.samples,
+            account.losses,
+            account.steps,
+            account.traffic,
+            teaching,
+            digest,
+            account.visits,
+            of_tensors(account.moments, shared),
         )
 
     def _evaluate(self, task: EvaluateTask) -> EvaluateResult:

@@ -46,7 +46,7 @@ class Transfer(Section):
 
 
 class Optimizer(Section):
-    """AdamW on both sides, fresh in every round."""
+    """AdamW on both sides."""
 
     learning_rate: Positive = 1e-4
     """Of the adapters; the others are relative to it."""
@@ -58,6 +58,10 @@ class Optimizer(Section):
     """Learning rate of fusion and C_f relative to that of the adapters."""
     classifier_factor: Annotated[Positive | None, Field(examples=[0.1])] = None
     """Learning rate of C_m relative to that of the adapters; unset: 0.1 after a warm start, else 1."""
+    moments: Literal["fresh", "averaged"] = "fresh"
+    """`fresh`: AdamW begins anew in every round. `averaged`: its moments are averaged over clients like the tensors and carried on; three
+    times the tensors then travel between clients and fed server, and rounds of few steps get further. Tensors that stay with their client
+    begin anew."""
     clip_norm: Positive = 1.0
     """Largest norm of a party's gradients: MA, C_m, C_f on the client; TA and fusion on the main server."""
 

@@ -31,6 +31,7 @@ from m2fedsa.messages import (
     TrainTask,
 )
 from m2fedsa.metrics.tally import tensors_of
+from m2fedsa.moments import FIRST, SECOND, STEPS
 from m2fedsa.state import by_prefix
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -87,6 +88,7 @@ class _Look:
         _same_names("tensor", result.tensors, wanted)
         for name, value in wanted.items():
             _fits(name, result.tensors[name], value.shape, value.dtype)
+        self._carried(result)
         for name, (total, number) in result.losses.items():
             if not math.isfinite(total):
                 raise ProtocolError(f"the loss {name} is {total}; a finite number is needed.")
@@ -97,6 +99,18 @@ class _Look:
         _within("`steps`", result.steps, visits)
         if result.local is not None and not _SHA256.fullmatch(result.local):
             raise ProtocolError(f"`local` is {result.local!r:.80}; a SHA-256 of 64 hexadecimal digits is needed.")
+
+    def _carried(self, result: TrainResult) -> None:
+        """Moments of what it returns, where the settings carry them: squares are not below zero, and somebody has stepped."""
+        averaged = self.blueprint.config.optimizer.moments == "averaged"
+        wanted = {kind + name: value for name, value in result.tensors.items() for kind in (FIRST, SECOND, STEPS) if averaged}
+        _same_names("moment", result.moments, wanted)
+        for name, tensor in wanted.items():
+            value = result.moments[name]
+            counts = name.startswith(STEPS)
+            _fits(name, value, () if counts else tensor.shape, torch.float32 if counts else tensor.dtype)
+            if not name.startswith(FIRST):
+                _not_below_zero(name, value)
 
     def _may_train_on(self, task: TrainTask) -> tuple[int, int]:
         """Distinct samples that the client draws in a phase, and how many samples all its batches have together at most."""

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from m2fedsa import moments
 from m2fedsa.averaging import Average, Averager, Contribution, weighted_mean
 from m2fedsa.blueprint import FUSED, Blueprint, client_parts, initial_client_tensors
 from m2fedsa.errors import RunError
@@ -34,7 +35,7 @@ from m2fedsa.seeding import derive, derive_seed
 from m2fedsa.state import of_modalities
 from m2fedsa.tasks.task import Linear
 
-VELOCITY, PRIOR, WEIGHTS = "velocity/", "log_prior", "class_weights"
+VELOCITY, MOMENTS, PRIOR, WEIGHTS = "velocity/", "moments/", "log_prior", "class_weights"
 
 
 class Sampler(Protocol):
@@ -69,6 +70,8 @@ class State:
     weights: Tensor
     """(K,): of classes in the supervised loss"""
     velocity: Mapping[str, Tensor] = field(default_factory=dict)
+    moments: Mapping[str, Tensor] = field(default_factory=dict)
+    """of the clients' AdamW, where they are carried from round to round"""
     losses: tuple[float, ...] = ()
     """per round the mean fused loss over samples of several modalities; the last value again where a round had none"""
     since: int | None = None
@@ -81,6 +84,7 @@ class State:
             PRIOR: self.log_prior,
             WEIGHTS: self.weights,
             **{VELOCITY + name: value for name, value in self.velocity.items()},
+            **moments.filed(self.moments, MOMENTS),
         }
 
     def facts(self) -> dict[str, Any]:
@@ -91,8 +95,9 @@ class State:
     def from_filed(cls, round_number: int, flat: Mapping[str, Tensor], facts: Mapping[str, Any]) -> "State":
         """The inverse of `filed` and `facts`."""
         velocity = {name.removeprefix(VELOCITY): value for name, value in flat.items() if name.startswith(VELOCITY)}
-        tensors = {name: value for name, value in flat.items() if name not in (PRIOR, WEIGHTS) and not name.startswith(VELOCITY)}
-        return cls(round_number, tensors, flat[PRIOR], flat[WEIGHTS], velocity, tuple(facts["losses"]), facts["since"])
+        carried = moments.from_filed(flat, MOMENTS)
+        tensors = {name: value for name, value in flat.items() if name not in (PRIOR, WEIGHTS) and not name.startswith((VELOCITY, MOMENTS))}
+        return cls(round_number, tensors, flat[PRIOR], flat[WEIGHTS], velocity, carried, tuple(facts["losses"]), facts["since"])
 
 
 class FedServer:
@@ -123,7 +128,11 @@ class FedServer:
         roster = {name: self.clients[name].modalities for name in sorted(chosen)}
         seed = derive_seed(config.seed, "round", number)
         plan = RoundPlan(number, phase, seed, roster, rate, config.transfer.weights, since, best)
-        return plan, [TrainTask(name, plan, self.view(name)) for name in roster]
+        return plan, [self._task(name, plan) for name in roster]
+
+    def _task(self, client: str, plan: RoundPlan) -> TrainTask:
+        view = self.view(client)
+        return TrainTask(client, plan, view, moments.of_tensors(self.state.moments, view.tensors))
 
     def candidates(self) -> list[str]:
         """The names of those who have something to learn from in the next round, sorted."""
@@ -159,11 +168,20 @@ class FedServer:
         """Average the client-side tensors and note the losses."""
         contributions = [Contribution(result.client, result.tensors, result.samples) for result in results]
         tensors, velocity = self._averager.apply(self.state.tensors, contributions, self.state.velocity)
+        carried = moments.averaged(self.state.moments, [Contribution(result.client, result.moments, result.samples) for result in results])
         fused = mean_losses(results).get("fused_multimodal")
         losses = self.state.losses
         if fused is not None or losses:
             losses = (*losses, losses[-1] if fused is None else fused)
-        self.state = replace(self.state, round=plan.number, tensors=tensors, velocity=velocity, losses=losses, since=plan.transfer_since)
+        self.state = replace(
+            self.state,
+            round=plan.number,
+            tensors=tensors,
+            velocity=velocity,
+            moments=carried,
+            losses=losses,
+            since=plan.transfer_since,
+        )
 
     def evaluation(self, split: Evaluated) -> list[EvaluateTask]:
         """Tasks for every client that holds samples of the split."""

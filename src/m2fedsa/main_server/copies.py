@@ -16,6 +16,7 @@ from m2fedsa.losses import feature_transfer
 from m2fedsa.messages import ActivationGradients, Activations, Gradients, RoundPlan
 from m2fedsa.models.cut import Tail
 from m2fedsa.models.fusion import Fusion, FusionOutput
+from m2fedsa.moments import give, take
 from m2fedsa.optimizers import adamw, attract, clip, culprit
 from m2fedsa.state import snapshot
 
@@ -53,9 +54,11 @@ class Copies:
     steps: int = 0
     anchors: dict[str, Tensor] = field(default_factory=dict)
     """what the round began with, where the settings want tensors to stay near it"""
+    moments: dict[str, Tensor] = field(default_factory=dict)
+    """that AdamW has come to, where they are carried on"""
 
-    def prepare(self, plan: RoundPlan, client: str | None) -> None:
-        """Ready for training: fusion frozen in the transfer phase, dropout on, a fresh optimiser."""
+    def prepare(self, plan: RoundPlan, client: str | None, moments: Mapping[str, Tensor]) -> None:
+        """Ready for training: fusion frozen in the transfer phase, dropout on, an optimiser that goes on from these moments."""
         config = self.blueprint.config
         self.parts.freeze(self._fusion_names() if plan.phase == "transfer" or not config.fusion.learned else [])
         self.parts.training(plan.seed, client, "main server")
@@ -66,9 +69,15 @@ class Copies:
         rates = [(adapters, 1.0), (fusion, config.optimizer.fusion_factor)]
         groups = [{"params": parameters, "lr": plan.learning_rate * factor} for parameters, factor in rates if parameters]
         self.optimizer = adamw(groups, config.optimizer.weight_decay) if groups else None
+        if self.optimizer is not None:
+            give(self.optimizer, self.parts.tensors, moments)
 
     def rest(self) -> None:
-        """Its client is done: of 16 bytes a trainable number (value, gradient, two moments) the four of the value stay, to be averaged."""
+        """Its client is done: of 16 bytes a trainable number (value, gradient, two moments) what is averaged stays, four or twelve."""
+        config = self.blueprint.config
+        if self.optimizer is not None and config.optimizer.moments == "averaged":
+            shared = [name for name in sorted(self.trained) if config.averaging.over(name) != "nothing"]
+            self.moments = take(self.optimizer, {name: self.parts.tensors[name] for name in shared})
         self.optimizer = None
         self.parts.clear()
 

@@ -26,6 +26,7 @@ from m2fedsa.messages import (
     RoundPlan,
 )
 from m2fedsa.models.cut import Tail
+from m2fedsa.moments import averaged
 from m2fedsa.state import fingerprints, snapshot
 from m2fedsa.storage import Store
 
@@ -80,7 +81,7 @@ class MainServer:
         if self._shared is not None:
             return self._shared
         copies = self._make(self._in_force.seen_by(client))
-        copies.prepare(plan, client)
+        copies.prepare(plan, client, self._in_force.moments)
         return copies
 
     def _make(self, tensors: Mapping[str, Tensor], kind: type[Copies] = Copies) -> Copies:
@@ -147,7 +148,7 @@ class MainServer:
         how = self.blueprint.config.federation.server_update
         if how != "copies":
             self._shared = self._make(self._in_force.tensors, Copies if how == "in_turn" else Synchronous)
-            self._shared.prepare(plan, None)
+            self._shared.prepare(plan, None, self._in_force.moments)
 
     def end(self, acceptance: Acceptance) -> Averaged:
         """See `coordination.port.Coordination.end`."""
@@ -170,6 +171,7 @@ class MainServer:
             )
             for client, samples in sorted(acceptance.samples.items())
         ]
+        moments = [Contribution(client, self._copies[client].moments, samples) for client, samples in sorted(acceptance.samples.items())]
         if self._shared is not None:
             if isinstance(self._shared, Synchronous):
                 assert self._plan is not None
@@ -179,13 +181,16 @@ class MainServer:
             contributions = [
                 Contribution("shared", snapshot({name: self._shared.parts.tensors[name].cpu() for name in self._shared.trained}), whole)
             ]
+            self._shared.rest()
+            moments = [Contribution("shared", self._shared.moments, whole)]
         tensors, velocity = self._averager.apply(self._in_force.tensors, contributions, self._in_force.velocity)
+        carried = averaged(self._in_force.moments, moments)
         local = dict(self._in_force.local)
         for one in contributions:
             kept = {name: value.clone() for name, value in one.tensors.items() if self._averager.is_local(name)}
             if kept:
                 local[one.client] = {**local.get(one.client, {}), **kept}
-        return State(acceptance.round, tensors, velocity, local)
+        return State(acceptance.round, tensors, velocity, local, carried)
 
     def commit(self, round_number: int) -> None:
         """See `coordination.port.Coordination.commit`."""

@@ -5,7 +5,9 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-VELOCITY, LOCAL = "velocity/", "local/"
+from m2fedsa import moments
+
+VELOCITY, LOCAL, MOMENTS = "velocity/", "local/", "moments/"
 """How tensors that are not global ones are filed in the checkpoint."""
 
 
@@ -18,6 +20,8 @@ class State:
     velocity: Mapping[str, Tensor] = field(default_factory=dict)
     local: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     """client -> tensors that a rule keeps from averaging"""
+    moments: Mapping[str, Tensor] = field(default_factory=dict)
+    """of AdamW, where they are carried from round to round"""
 
     def seen_by(self, client: str) -> dict[str, Tensor]:
         """The tensors that a client's copies start from."""
@@ -28,7 +32,7 @@ class State:
         flat = dict(self.tensors)
         flat |= {VELOCITY + name: value for name, value in self.velocity.items()}
         flat |= {f"{LOCAL}{client}/{name}": value for client, tensors in self.local.items() for name, value in tensors.items()}
-        return flat
+        return flat | moments.filed(self.moments, MOMENTS)
 
     @classmethod
     def from_filed(cls, round_number: int, flat: Mapping[str, Tensor]) -> "State":
@@ -39,4 +43,5 @@ class State:
                 client, _, tensor = name.removeprefix(LOCAL).rpartition("/")
                 local.setdefault(client, {})[tensor] = value
         velocity = {name.removeprefix(VELOCITY): value for name, value in flat.items() if name.startswith(VELOCITY)}
-        return cls(round_number, {name: value for name, value in flat.items() if not name.startswith((VELOCITY, LOCAL))}, velocity, local)
+        tensors = {name: value for name, value in flat.items() if not name.startswith((VELOCITY, LOCAL, MOMENTS))}
+        return cls(round_number, tensors, velocity, local, moments.from_filed(flat, MOMENTS))

@@ -32,6 +32,8 @@ class TrainResult:
     """SHA-256 of the local tensors that it has written for this round"""
     visits: Mapping[str, int] = field(default_factory=dict)
     """modality -> samples in all its batches: how often it computed"""
+    moments: Mapping[str, Tensor] = field(default_factory=dict)
+    """of `tensors`, where they are carried from round to round; see `moments`"""
 
 
 @dataclass(frozen=True)

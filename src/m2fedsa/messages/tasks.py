@@ -4,7 +4,7 @@ Legend: K classes or targets, D_z pooled width.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from torch import Tensor
@@ -58,6 +58,8 @@ class TrainTask:
     client: str
     plan: RoundPlan
     view: GlobalView
+    moments: Mapping[str, Tensor] = field(default_factory=dict)
+    """of the view's tensors, where they are carried from round to round; see `moments`"""
 
 
 Summed = Literal["labels", "soft", "joint", "fused"]
