@@ -136,7 +136,7 @@ TASKS = (
         settings=(DISK, "federation.rounds=12", "federation.local_steps=10", "evaluation.every=2"),
     ),
 )
-FACTOR = {**dict.fromkeys(WHOLE, 2.0), **dict.fromkeys(CLOSED_FORMS, 0.1)}
+FACTOR = {**dict.fromkeys(WHOLE, 4.0), **dict.fromkeys(CLOSED_FORMS, 0.1)}
 """What a run takes, as a multiple of one of `m2fedsa`, where nothing of the arm was run yet; others 1."""
 
 

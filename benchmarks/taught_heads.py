@@ -376,11 +376,10 @@ def unseen(values: Tensor, table: Table, rows: Tensor, seed: int) -> Tensor:
 
 
 def settings_of(task: Task, seed: int, constants: Mapping[str, Any]) -> str:
-    """SHA-256 of what decides a row: the settings of the task, without the places of data and encoders, and what a benchmark adds."""
-    from m2fedsa.comparing.outcome import fingerprint
-
+    """SHA-256 of what decides a row: seed, data and encoders of the task, without their places, and what a benchmark adds. Nothing trains."""
     config = Plan(task, dict.fromkeys(task.folders, ""), ()).base(()).override([f"seed={seed}"])
-    return hashlib.sha256(json.dumps([fingerprint(config), constants], sort_keys=True).encode()).hexdigest()
+    decisive = config.model_dump(mode="json", exclude_defaults=True, include={"seed", "data", "modalities"})
+    return hashlib.sha256(json.dumps([decisive, constants], sort_keys=True).encode()).hexdigest()
 
 
 def judged_on(table: Table, logits: Mapping[str, Tensor]) -> dict[str, Any]:
