@@ -37,7 +37,8 @@ name, but for settings that are named with it. What was run so far is here; the 
   method had spent no more than `m2fedsa` in its whole run. `rounds to target`: until a method has what `m2fedsa` ends with on
   validation samples, means over seeds; – where it never does. `centralised` has the bytes of its warm start, `local` those of its losses.
 - **Machines.** Not all runs are of one processor. On another one last bits differ, and digests with them: of twenty runs that train
-  nineteen came out within one of 600 samples of `digits`, fused, and one, for which another round was the best on validation samples, 16 apart.
+  nineteen came out within one of 600 samples of `digits`, fused; for one another round was the best on validation samples, and it was 16
+  samples apart.
 
 The rows behind each table, with settings, curves and digests: `benchmarks/results/study.jsonl`. The tables once more, and the study itself:
 
