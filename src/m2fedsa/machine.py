@@ -8,10 +8,12 @@ import torch
 
 CPUINFO = Path("/proc/cpuinfo")
 """Where Linux tells of processors."""
+_TELLING = ("model name", "cpu family", "model", "CPU implementer", "CPU part")
+"""The last two where it runs on ARM."""
 
 
 def processor(device: torch.device) -> str:
-    """Two machines of which this says the same compute the same bits, with the same packages and threads."""
+    """What decides bits beside packages and threads, as far as a system tells."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type} {platform.machine()} {torch.backends.cpu.get_cpu_capability()} {model()}".strip()
@@ -25,4 +27,4 @@ def model() -> str:
     except OSError:
         return platform.processor()
     told = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in first.splitlines())}
-    return " ".join(value for name in ("model name", "cpu family", "model") if (value := told.get(name)))
+    return " ".join(value for name in _TELLING if (value := told.get(name)))

@@ -3,6 +3,7 @@
 A round of a few steps with fresh moments moves every number by about the learning rate, whatever the size of its gradient: the first
 step of AdamW is one of signs. Carried on, rounds of n steps step as one long training does whose batch are the batches of all clients.
 With one client they are that training, to the bit. Tensors that a rule keeps with their client begin anew.
+A researcher's own averaging rule is for tensors alone: moments are weighted means, so a rule against poisoned tensors wants fresh ones.
 
 Filed and sent flat, `first/<name>`, `second/<name>` (of the tensor's shape) and `steps/<name>` (), a mean over clients and so not whole.
 """

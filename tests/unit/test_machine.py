@@ -35,6 +35,12 @@ def test_machines_of_one_name_and_other_families_differ(monkeypatch, tmp_path):
     assert machine.model() == "Intel(R) Xeon(R) 6 106"
 
 
+def test_arm_has_names_of_its_own(monkeypatch, tmp_path):
+    monkeypatch.setattr(machine, "CPUINFO", tmp_path / "cpuinfo")
+    machine.CPUINFO.write_text("processor\t: 0\nCPU implementer\t: 0x41\nCPU part\t: 0xd40\n")
+    assert machine.model() == "0x41 0xd40"
+
+
 def test_a_system_that_tells_nothing(monkeypatch, tmp_path):
     monkeypatch.setattr(machine, "CPUINFO", tmp_path / "none")
     monkeypatch.setattr(platform, "processor", lambda: "arm")

@@ -220,6 +220,6 @@ def test_what_a_killed_process_left_goes_after_a_day(tmp_path):
     assert all(file.exists() for file in left), "somebody may still be writing"
     for file in (*left, *mine):
         os.utime(file, (0, 0))
-    outputs(Shelf(tmp_path, 10**9), held(seed=3), head)
+    outputs(Shelf(tmp_path, 10**9), held(seed=3), head)  # a later run
     assert not any(file.exists() for file in left)
     assert all(file.exists() for file in mine), "an entry stays, however old"

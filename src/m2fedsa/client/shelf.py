@@ -45,6 +45,7 @@ class Shelf:
     """bytes of all entries together; those that were not asked for the longest make room first"""
     _heads: dict[int, tuple[Head, str]] = field(default_factory=dict)
     _in_use: set[str] = field(default_factory=set)
+    _swept: bool = False
 
     def keep(self, source: Source) -> Outputs:
         """See `kept.Place.keep`. `StorageError` if this run's outputs do not fit in, or if the disk refuses."""
@@ -157,7 +158,8 @@ class Shelf:
 
     def _make_room(self, needed: int, source: Source) -> None:
         """Take away the entries that were not asked for the longest, none of this run."""
-        self._sweep()
+        if not self._swept:
+            self._sweep()
         found = sorted(self._entries())
         sizes = {key: size for _, key, size in found}
         for _, key, _ in found:
@@ -179,7 +181,8 @@ class Shelf:
                 yield note.stat().st_mtime, note.stem, self._path(note.stem, CONTENT).stat().st_size
 
     def _sweep(self) -> None:
-        """Take away what processes that died have left behind: what is no entry, and has not been touched for long."""
+        """Take away what processes that died have left behind: what is no entry, and has not been touched for long. Once is enough."""
+        self._swept = True
         for left in (*self.folder.glob(f".*{UNFINISHED}"), *self.folder.glob(f"*{CONTENT}")):
             with suppress(OSError):
                 if time.time() - left.stat().st_mtime > _LEFT_BEHIND and not left.with_suffix(NOTE).exists():
