@@ -15,8 +15,8 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflat
 
 from m2fedsa.errors import CutError
 
-_REMEMBERED = 64
-"""Input shapes that a shadow remembers; batches and paddings of a run are far fewer."""
+_REMEMBERED = 1024
+"""Input shapes that a shadow remembers: batch sizes times lengths of texts, of which a run with many clients has hundreds."""
 
 
 class Blanks:
@@ -75,7 +75,7 @@ class Shadow:
         answer = self._answers.get(question)
         if answer is None:
             if len(self._answers) >= _REMEMBERED:
-                self._answers.clear()
+                del self._answers[next(iter(self._answers))]
             answer = self._answers[question] = self._ask(args, kwargs)
         given = tree_leaves((args, kwargs)) if answer.hands_through else []
 
