@@ -65,7 +65,8 @@ Does any closed form beat the warm start? Frozen features of the clients of the 
 which for sums is the same. Accuracy on test samples, five seeds, mean ± half of the 95 % interval (Student), and points above it, paired by
 seed. The warm start chooses shrinkage and scale on the odd samples, with classifiers of the even ones. Fused is the sum of what the
 modalities say; closed forms that look at all of them together (`closed_form_joint`, `closed_form_fused`) are in the study. `random
-features`: 512 rectified random projections of each modality beside its features. The rows: `benchmarks/results/closed_forms.jsonl`.
+features`: 512 rectified random projections of each modality beside its features. `scales by validation`: the scales chosen once more on
+validation samples (`warm_start.calibrate`). The rows: `benchmarks/results/closed_forms.jsonl`.
 
     python benchmarks/closed_forms.py --table docs/closed_forms.md --flipkart DIR --digits DIR --image DIR --audio DIR --text DIR
 """
@@ -76,6 +77,7 @@ FORMS: Mapping[str, tuple[Splits, WarmStart, Callable[[Tensor, int], Tensor]]] =
     "five folds": (lambda number: folds(number, 5), WarmStart(), plain),
     "five folds, finer grid": (lambda number: folds(number, 5), FINER, plain),
     "random features": (halves, WarmStart(), drawn),
+    "scales by validation": (halves, WarmStart(calibrate=True), plain),
 }
 
 
@@ -98,7 +100,11 @@ def opinions(table: Table, form: str, seed: int) -> dict[str, Tensor]:
                     losses[line, place] += F.cross_entropy(scale * logits + prior, labels[rows[judged]], reduction="sum")
         shrinkage, scale = best({modality: losses}, settings.shrinkages, settings.scales)[modality]
         whole = discriminant(class_sums(values[rows], hot), shrinkage)
-        found[modality] = scale * (values @ whole.weight.T + whole.bias) + prior
+        logits = values @ whole.weight.T + whole.bias
+        if settings.calibrate:
+            new = table.validation
+            scale = min(settings.scales, key=lambda scale: float(F.cross_entropy(scale * logits[new] + prior, labels[new])))
+        found[modality] = scale * logits + prior
     total = sum(found.values(), torch.zeros(1)) - (len(found) - 1) * prior
     return {"fused": total, **found}
 
@@ -106,7 +112,8 @@ def opinions(table: Table, form: str, seed: int) -> dict[str, Tensor]:
 def constants(form: str) -> dict[str, Any]:
     """What decides a row of a form beside the settings of its task."""
     _, settings, made = FORMS[form]
-    return {"form": form, "shrinkages": settings.shrinkages, "scales": settings.scales, "drawn": DRAWN if made is drawn else 0}
+    judged = {"judged": "validation"} if settings.calibrate else {}
+    return {"form": form, "shrinkages": settings.shrinkages, "scales": settings.scales, "drawn": DRAWN if made is drawn else 0, **judged}
 
 
 def render(rows: Sequence[Mapping[str, Any]]) -> str:

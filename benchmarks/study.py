@@ -57,7 +57,7 @@ LABELS: Mapping[str, tuple[str, ...]] = {
 }
 TAUGHT = ("no_transfer", "m2fedsa", "self_teaching", "no_rounds", "closed_form")
 """Without teachers, taught by fusion, each modality its own teacher; and in closed form, with soft labels and without."""
-CLOSED_FORMS = ("no_rounds", "closed_form", "closed_form_joint", "closed_form_fused")
+CLOSED_FORMS = ("no_rounds", "closed_form", "closed_form_joint", "closed_form_fused", "closed_form_calibrated")
 """These train nothing."""
 TUNED = "10 %"
 """The share of labelled samples at which the rates of all small shares are searched, and other ways to teach are tried."""
@@ -68,9 +68,9 @@ TUNING = ("sharper_teacher", "softer_teacher", "confident_teacher", "plateau_sta
 AT_ONCE = "transfer from the first round"
 WITHIN_TRANSFER = ("fixed_start", "no_decision_level", "no_feature_level", "paper_transfer")
 """What is taken away from the transfer phase, which the recipes' rule does not begin within their rounds."""
-CARRIED = "averaged_moments"
-"""An ablation that stands among the methods, with a search of its own."""
-NO_ABLATION = ("no_transfer", "plateau_start", "authors_start", "no_rounds", "self_teaching", *TUNING[:3], CARRIED)
+VARIANTS = ("averaged_moments", "calibrated")
+"""Ablations that stand among the methods."""
+NO_ABLATION = ("no_transfer", "plateau_start", "authors_start", "no_rounds", "self_teaching", *TUNING[:3], *VARIANTS)
 """What is the method itself where no transfer begins and all samples are labelled, and what other parts show."""
 LONGER = "twice the rounds"
 DIVISIONS = 5
@@ -81,6 +81,8 @@ WHOLE = ("fedavg", "splitfed_v1", "splitfed_v2", "split_learning")
 """These train whole encoders, which takes smaller steps than adapters do."""
 SAME = {"splitfed_v1": "fedavg"}
 """Methods that end with the tensors of another, to the bit, at other costs: its search is theirs, and they run on one seed."""
+SHARED = {**SAME, "calibrated": OURS}
+"""Arms that run at the rate of another, without a search of their own."""
 BEYOND = 4.0
 """How far from an edge that did best the next rate lies, as a ratio."""
 RATE = "optimizer.learning_rate"
@@ -201,12 +203,12 @@ class Plan:
         """The runs of a part, one list after the other: what a later one asks for depends on the rows of those before."""
         from m2fedsa.baselines.methods import ABLATIONS, METHODS
 
-        task, methods = self.task, self._asked((*METHODS, CARRIED))
+        task, methods = self.task, self._asked((*METHODS, *VARIANTS))
         if part not in task.parts:
             return
         if part == "methods":
             yield from self._searched(part, "default", methods, rows)
-            yield [one for name in methods for one in self._chosen(part, "default", name, rows.rate(task, part, SAME.get(name, name)))]
+            yield [one for name in methods for one in self._chosen(part, "default", name, rows.rate(task, part, SHARED.get(name, name)))]
         elif part == "longer":
             yield [one for name in rows.rising(task) for one in self._chosen(part, LONGER, name, rows.rate(task, "methods", name))]
         elif part == "labels":
@@ -234,7 +236,7 @@ class Plan:
                 for factor in FACTORS
                 if self._differs(factor)
                 for name in names
-                for one in self._chosen(part, factor, name, rows.rate(task, "methods", SAME.get(name, name)))
+                for one in self._chosen(part, factor, name, rows.rate(task, "methods", SHARED.get(name, name)))
             ]
 
     def _asked(self, names: Iterable[str]) -> list[str]:
@@ -250,7 +252,7 @@ class Plan:
             for rate in rates:
                 yield from self._runs(part, factor, "search", arm, self.task.search, f"{rate:g}")
 
-        trained = [arm for arm in arms if arm not in (*CLOSED_FORMS, *SAME)]
+        trained = [arm for arm in arms if arm not in (*CLOSED_FORMS, *SHARED)]
         grids = {arm: self.task.grid(arm) for arm in trained}
         yield [one for arm in trained for one in runs(arm, grids[arm])]
         beyond = {
@@ -333,7 +335,7 @@ class Rows:
     def best(self, task: Task, number: int) -> list[str]:
         """Federated methods that train, in the order of their means on validation samples, the method itself always among them."""
         rows = self.of(task=task.recipe, part="methods", stage="report")
-        found = [row for row in rows if row["arm"] not in (*NO_FEDERATION, *CLOSED_FORMS, *SAME)]
+        found = [row for row in rows if row["arm"] not in (*NO_FEDERATION, *CLOSED_FORMS, *SAME, *VARIANTS)]
         arms = dict.fromkeys(row["arm"] for row in found)
         judged = {arm: statistics.fmean(validated(row) for row in found if row["arm"] == arm) for arm in arms}
         ranked = sorted(judged, key=lambda arm: (-judged[arm], arm))

@@ -379,6 +379,9 @@ def settings_of(task: Task, seed: int, constants: Mapping[str, Any]) -> str:
     """SHA-256 of what decides a row: seed, data and encoders of the task, without their places, and what a benchmark adds."""
     config = Plan(task, dict.fromkeys(task.folders, ""), ()).base(()).override([f"seed={seed}"])
     decisive = config.model_dump(mode="json", exclude_defaults=True, include={"seed", "data", "modalities"})
+    for modality in decisive["modalities"].values():
+        # Features are of whole encoders, wherever these are cut.
+        modality.pop("block", None)
     return hashlib.sha256(json.dumps([decisive, constants], sort_keys=True).encode()).hexdigest()
 
 

@@ -1,13 +1,17 @@
 """The warm start against scikit-learn's discriminant analysis of the pooled data, and numpy where labels are soft."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from scipy.special import log_softmax
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from tests import worlds
+from tests.equivalence.unsplit import Masks
 from tests.equivalence.unsplit_run import Run
 from tests.equivalence.unsplit_run import discriminant as weighted_discriminant
 from tests.equivalence.unsplit_tasks import OneLabel
@@ -325,10 +329,55 @@ def test_a_client_that_fails_among_the_soft_labels_does_not_cost_its_own(float64
     assert all(torch.equal(tensors[name], kept[name]) for name in tensors)
 
 
+def validating(data: FederatedData) -> FederatedData:
+    """One more client has validation samples, and training samples beside them."""
+    more = replace(data.clients["ann"], validation=worlds.federated(BIG, seed=5).clients["tst"].test)
+    return replace(data, clients={**data.clients, "ann": more})
+
+
+def test_scales_are_chosen_once_more_on_the_validation_samples_of_all_clients(float64) -> None:
+    """Of the classifiers of all training samples; shrinkages stay, and so do scales of a modality that nobody validates."""
+    data = validating(worlds.federated(BIG))
+    # A modality that training samples speak of surely, and validation samples do not.
+    for client in (data.clients["ann"], data.clients["val"]):
+        client.validation.columns["text"]["input_ids"] = client.validation.columns["text"]["input_ids"].flip(0)
+        client.validation.presence[:, client.modalities.index("audio")] = False
+    _, before, reference, _ = started(data)
+    who, outcome, _, answers = started(data, warm_start__calibrate=True)
+    assert not any(isinstance(answer, JudgeResult) and "audio" in answer.losses for answer in answers[-2:])
+    assert outcome.chosen["audio"] == before.chosen["audio"]
+    assert outcome.chosen["text"][1] < before.chosen["text"][1]
+    prior = who.fed_server.state.log_prior.numpy()
+    for modality in worlds.MODALITIES:
+        shrinkage, scale = outcome.chosen[modality]
+        assert shrinkage == before.chosen[modality][0]
+        weight, bias = sklearn_discriminant(*pooled(reference, modality), shrinkage)
+        if modality != "audio":
+            z, y = validated(reference, data, modality)
+            scales = who.blueprint.config.warm_start.scales
+            losses = [-log_softmax(one * (z @ weight.T + bias) + prior, 1)[np.arange(len(y)), y].sum() for one in scales]
+            assert scale == scales[int(np.argmin(losses))], modality
+        found = {part: who.fed_server.state.tensors[f"{modality}.classifier.{part}"].numpy() for part in ("weight", "bias")}
+        assert np.allclose(found["weight"], scale * weight, rtol=1e-7), modality
+        assert np.allclose(found["bias"], scale * bias + prior, rtol=1e-7), modality
+
+
+def validated(reference: Run, data: FederatedData, modality: str) -> tuple[np.ndarray, np.ndarray]:
+    """Features and labels of all validation samples of all clients."""
+    found = [client.validation for client in data.clients.values() if client.validation is not None]
+    with torch.no_grad():
+        z = [
+            reference.network.features(reference.tensors, modality, one.inputs(modality, torch.arange(len(one.labels))), Masks())
+            for one in found
+        ]
+    return torch.cat(z).numpy(), np.concatenate([samples.labels.numpy() for samples in found])
+
+
+@pytest.mark.parametrize("calibrate", [False, True])
 @pytest.mark.parametrize("unlabelled", [0.0, 0.5])
-def test_each_sample_is_sent_once(float64, monkeypatch: pytest.MonkeyPatch, unlabelled: float) -> None:
-    """With labels, or without and with several modalities; whatever is asked for, and no other."""
-    data = worlds.federated(BIG, unlabelled=unlabelled)
+def test_each_sample_is_sent_once(float64, monkeypatch: pytest.MonkeyPatch, unlabelled: float, calibrate: bool) -> None:
+    """With labels, or without and with several modalities; whatever is asked for, and no other. Those of validation, where they choose."""
+    data = validating(worlds.federated(BIG, unlabelled=unlabelled))
     sent: dict[str, int] = {}
     evaluate = MainServer.evaluate
 
@@ -337,12 +386,14 @@ def test_each_sample_is_sent_once(float64, monkeypatch: pytest.MonkeyPatch, unla
         return evaluate(self, client, request)
 
     monkeypatch.setattr(MainServer, "evaluate", counting)
-    _, outcome, _, answers = started(data)
-    due = {}
+    _, outcome, _, answers = started(data, warm_start__calibrate=calibrate)
+    due: dict[str, int] = {}
     for name, client in data.clients.items():
         if client.train is not None:
             alone = client.train.presence.sum(1) == 1
             due[name] = int((~((client.train.labels < 0) & alone)).sum())
+        if client.validation is not None and calibrate:
+            due[name] = due.get(name, 0) + len(client.validation.labels)
     assert sent == due
     assert outcome.samples == sum(due.values())
     assert outcome.features.up == sum(answer.traffic.up for answer in answers) > 0

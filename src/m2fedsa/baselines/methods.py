@@ -56,6 +56,10 @@ METHODS: Mapping[str, Method] = {
         "closed_form, corrected by ridge regression on what the untrained fusion makes of all modalities",
         ("federation.rounds=0", "federation.warm_start=true", "warm_start.fused=true", "transfer.closed_form=false"),
     ),
+    "closed_form_calibrated": Method(
+        "closed_form, its scales chosen once more on validation samples",
+        ("federation.rounds=0", "federation.warm_start=true", "warm_start.calibrate=true", "transfer.closed_form=false"),
+    ),
     "local": Method(
         "each client alone: nothing is averaged, test samples are dealt out to the clients",
         (
@@ -133,6 +137,7 @@ ABLATIONS: Mapping[str, Method] = {
     "fixed_start": Method("transfer starts in the first round", ("transfer.start=1",)),
     "no_warm_start": Method("classifiers begin at zero", ("federation.warm_start=false",)),
     "fused_warm_start": Method("the fused classifier begins in closed form too", ("warm_start.fused=true",)),
+    "calibrated": Method("scales of the warm start are chosen once more on validation samples", ("warm_start.calibrate=true",)),
     "not_prior_adjusted": Method("the plain cross-entropy", ("loss.prior_adjusted=false",)),
     "in_turn": Method("one server side, stepped by each client in turn", ("federation.server_update=in_turn",)),
     "synchronous": Method("one server side, stepped by the mean gradient of all clients", ("federation.server_update=synchronous",)),

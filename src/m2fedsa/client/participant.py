@@ -101,7 +101,7 @@ class Client:
             case SumsTask():
                 return self._warm.sums(task, self.sweep("train", task.view))
             case JudgeTask():
-                return self._warm.judge(task, self.sweep("train", task.view))
+                return self._warm.judge(task, self.sweep("validation" if task.of == "validation" else "train", task.view))
             case EvaluateTask():
                 return self._evaluate(task)
 

@@ -3,7 +3,7 @@
 Legend: N training samples, n of them that have a modality, K classes or targets.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -56,9 +56,12 @@ class WarmAnswers:
         return SumsResult(self._client, even, odd, counted, sweep.traffic)
 
     def judge(self, task: JudgeTask, sweep: Sweep) -> JudgeResult:
-        """Loss of every candidate on the odd samples, under the global prior."""
+        """Loss of every candidate on the odd samples, or on those of validation, under the global prior."""
+        if task.of == "validation":
+            labels = sweep.branches.samples.labels
+            features = pooled_features(self._validated(sweep))
+            return JudgeResult(self._client, self._losses(task, labels, features), sweep.traffic)
         hard, prior = self._task.targets(self._samples.labels, self._least), task.view.log_prior.double()
-        losses = {}
         chunks = self._passed(sweep, unlabelled=False)
         if task.of in SIDE_BY_SIDE:
             found = SideBySide.of(task.of, sweep, chunks, task.view)
@@ -66,16 +69,25 @@ class WarmAnswers:
             inner = self._task.inner(self._samples.labels[found.rows], prior)
             lines = [found.losses(self._task, inner, judged, weight, task.scales) for weight, _ in task.candidates[FUSED]]
             return JudgeResult(self._client, {FUSED: torch.stack(lines)}, sweep.traffic)
+        odd: dict[str, tuple[Tensor, Tensor]] = {}
         for modality, (rows, pooled) in pooled_features(chunks).items():
             _, judged = self._halves(hard, rows)
-            z, labels = pooled[judged].double(), self._task.inner(self._samples.labels[rows[judged]], prior)
+            odd[modality] = rows[judged], pooled[judged]
+        return JudgeResult(self._client, self._losses(task, self._samples.labels, odd), sweep.traffic)
+
+    def _losses(self, task: JudgeTask, labels: Tensor, features: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+        """modality -> (candidates, scales) on these samples (n,) and their features (n, D_z)."""
+        prior = task.view.log_prior.double()
+        losses = {}
+        for modality, (rows, pooled) in features.items():
+            z, inner = pooled.double(), self._task.inner(labels[rows], prior)
             table = [
-                [self._task.judged(self._task.candidate(z, Linear(*linear), scale, prior), labels) for scale in task.scales]
+                [self._task.judged(self._task.candidate(z, Linear(*linear), scale, prior), inner) for scale in task.scales]
                 for linear in task.candidates.get(modality, ())
             ]
             if table:
                 losses[modality] = torch.stack([torch.stack(row) for row in table])
-        return JudgeResult(self._client, losses, sweep.traffic)
+        return losses
 
     def _side_by_side_sums(self, task: SumsTask, sweep: Sweep, chunks: Sequence[Chunk], hard: Targets) -> SumsResult:
         found = SideBySide.of(task.of, sweep, chunks, task.view)
@@ -96,6 +108,13 @@ class WarmAnswers:
     @property
     def _least(self) -> int:
         return self._blueprint.config.warm_start.min_count
+
+    def _validated(self, sweep: Sweep) -> list[Chunk]:
+        """As `_passed`, of the validation samples that have a label."""
+        if (sweep.at, "validation") not in self._chunks:
+            known = labelled(sweep.branches.samples.labels)
+            self._chunks[sweep.at, "validation"] = list(sweep.chunks((), known.nonzero().squeeze(1)))
+        return self._chunks[sweep.at, "validation"]
 
     def _passed(self, sweep: Sweep, *, unlabelled: bool) -> list[Chunk]:
         """What the main server made of the labelled samples, and of the unlabelled ones that can be taught. Kept until the first round:

@@ -4,14 +4,14 @@
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from m2fedsa.fed_server.server import FedServer
-from m2fedsa.messages import ClassSums, Failure, JudgeResult, JudgeTask, Result, Summed, SumsResult, SumsTask, Task, Traffic
+from m2fedsa.messages import ClassSums, Failure, Judged, JudgeResult, JudgeTask, Result, Summed, SumsResult, SumsTask, Task, Traffic
 from m2fedsa.state import nbytes
 from m2fedsa.tasks.task import FUSED, Linear
 from m2fedsa.warm_start import best, blocks_of, centred, residual_ridge, total
@@ -64,7 +64,7 @@ def warm_start(server: FedServer, ask: Ask) -> WarmStart:
     if config.fused and chosen:
         third, corrected = _side_by_side(server, ask, holders, "fused")
         first, chosen = first + third, {**chosen, **corrected}
-    sent = sum(client.labelled for client in server.clients.values())
+    sent = sum(client.labelled + client.validation * config.calibrate for client in server.clients.values())
     if taught and server.blueprint.config.transfer.closed_form:
         sent += sum(client.teachable for client in server.clients.values())
     # Whoever fails in one exchange fails in the next as well, and says the same.
@@ -94,12 +94,7 @@ def _fit(
     pairs = {name: tuple((one.weight, one.bias) for one in many) for name, many in candidates.items()}
     tables, second = _judge(server, ask, _heard(judges, sums), pairs, scales, "labels")
     chosen = best(tables, config.shrinkages, scales)
-    server.adopt(
-        {
-            modality: task.classifier(task.fit(even[modality] + odd[modality], shrinkage, prior), scale, prior)
-            for modality, (shrinkage, scale) in chosen.items()
-        }
-    )
+    whole = {modality: task.fit(even[modality] + odd[modality], shrinkage, prior) for modality, (shrinkage, _) in chosen.items()}
     judged = {
         modality: (tables[modality][config.shrinkages.index(shrinkage), scales.index(scale)], task.number(odd[modality]))
         for modality, (shrinkage, scale) in chosen.items()
@@ -107,7 +102,23 @@ def _fit(
     learned = task.learned(prior, judged)
     if learned is not prior:
         server.adopt_prior(learned)
-    return first + second, chosen
+    third = _Exchange()
+    if config.calibrate and len(scales) > 1:
+        chosen, third = _calibrated(server, ask, whole, chosen)
+    server.adopt({modality: task.classifier(whole[modality], scale, prior) for modality, (_, scale) in chosen.items()})
+    return first + second + third, chosen
+
+
+def _calibrated(
+    server: FedServer, ask: Ask, whole: Mapping[str, Linear], chosen: Mapping[str, tuple[float, float]]
+) -> tuple[dict[str, tuple[float, float]], "_Exchange"]:
+    """The scales of least loss on validation samples; those that were chosen before for a modality that nobody validates."""
+    scales = server.blueprint.task.scales(server.blueprint.config.warm_start.scales)
+    clients = sorted(name for name, client in server.clients.items() if client.validation > 0)
+    pairs = {modality: ((one.weight, one.bias),) for modality, one in whole.items()}
+    tables, exchange = _judge(server, ask, clients, pairs, scales, "validation")
+    found = best({modality: table for modality, table in tables.items() if bool(table.any())}, (0.0,), scales)
+    return {modality: (shrinkage, found.get(modality, (shrinkage, scale))[1]) for modality, (shrinkage, scale) in chosen.items()}, exchange
 
 
 def _side_by_side(
@@ -150,10 +161,10 @@ def _heard(judges: Sequence[str], sums: Sequence[SumsResult]) -> list[str]:
 
 @dataclass(frozen=True)
 class _Exchange:
-    features: Traffic
-    sums: Traffic
-    failures: tuple[Failure, ...]
-    visits: Mapping[str, int]
+    features: Traffic = field(default_factory=Traffic)
+    sums: Traffic = field(default_factory=Traffic)
+    failures: tuple[Failure, ...] = ()
+    visits: Mapping[str, int] = field(default_factory=dict)
 
     def __add__(self, other: "_Exchange") -> "_Exchange":
         # What was sent once is sent no second time: a later exchange of sums is over the same samples and more.
@@ -190,7 +201,7 @@ def _judge(
     clients: Sequence[str],
     pairs: Mapping[str, tuple[tuple[Tensor, Tensor], ...]],
     scales: tuple[float, ...],
-    of: Summed,
+    of: Judged,
 ) -> tuple[dict[str, Tensor], _Exchange]:
     tasks = [JudgeTask(name, server.view(name), pairs, scales, of) for name in clients]
     answers = ask(tasks)

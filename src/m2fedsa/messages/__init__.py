@@ -21,7 +21,19 @@ from m2fedsa.messages.steps import (
     Traffic,
     restricted,
 )
-from m2fedsa.messages.tasks import ClientInfo, Evaluated, EvaluateTask, GlobalView, JudgeTask, KeepTask, Summed, SumsTask, Task, TrainTask
+from m2fedsa.messages.tasks import (
+    ClientInfo,
+    Evaluated,
+    EvaluateTask,
+    GlobalView,
+    Judged,
+    JudgeTask,
+    KeepTask,
+    Summed,
+    SumsTask,
+    Task,
+    TrainTask,
+)
 
 __all__ = [
     "ALL",
@@ -44,6 +56,7 @@ __all__ = [
     "InputSpec",
     "JudgeResult",
     "JudgeTask",
+    "Judged",
     "KeepResult",
     "KeepTask",
     "Phase",

@@ -76,16 +76,20 @@ class SumsTask:
     of: Summed = "labels"
 
 
+Judged = Summed | Literal["validation"]
+"""As `Summed`; or per modality of validation samples."""
+
+
 @dataclass(frozen=True)
 class JudgeTask:
-    """Cross-entropy of candidate classifiers on the half of the samples that did not make them."""
+    """Cross-entropy of candidate classifiers on samples that did not make them: half of the training samples, or the validation samples."""
 
     client: str
     view: GlobalView
     candidates: Mapping[str, tuple[tuple[Tensor, Tensor], ...]]
     """modality, or `fused` -> per shrinkage the weight (K, D_z) and bias (K,), without the prior"""
     scales: tuple[float, ...]
-    of: Summed = "labels"
+    of: Judged = "labels"
 
 
 @dataclass(frozen=True)
