@@ -22,6 +22,7 @@ def settings(rate, moments):
         optimizer__moments=moments,
         federation__rounds=3,
         federation__warm_start=True,
+        warm_start__calibrate=moments == "averaged",
         averaging__rules=rules,
     )
 

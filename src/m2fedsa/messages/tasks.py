@@ -76,7 +76,7 @@ class SumsTask:
     of: Summed = "labels"
 
 
-Judged = Summed | Literal["validation"]
+Judged = Literal["labels", "soft", "joint", "fused", "validation"]
 """As `Summed`; or per modality of validation samples."""
 
 
