@@ -109,6 +109,8 @@ class Task:
     """how many of the seeds `factors` and `ablations` run on"""
     taught: int = 5
     """how many of them `labels` runs on"""
+    whole: int = 5
+    """on how many of them whole encoders train"""
     settings: tuple[str, ...] = ()
 
     def grid(self, arm: str) -> list[float]:
@@ -135,8 +137,9 @@ TASKS = (
         0.1,
         ("digits", "image", "audio", "text"),
         parts=("methods", "longer", "labels"),
+        taught=3,
+        whole=3,
         settings=(DISK, *LATE, EPOCHS),
-        **REAL,
     ),
     Task(
         "products",
@@ -266,8 +269,8 @@ class Plan:
     def _chosen(self, part: str, factor: str, arm: str, rate: str | None) -> Iterator[Wanted]:
         """Runs for the tables, at this rate; at the recipe's where nothing was searched."""
         number = {"methods": len(self.task.seeds), "labels": self.task.taught}.get(part, self.task.few)
-        seeds = self.task.seeds[:number]
-        seeds = seeds[:1] if arm in SAME else seeds
+        most = 1 if arm in SAME else self.task.whole if arm in WHOLE else number
+        seeds = self.task.seeds[: min(number, most)]
         return self._runs(part, factor, "report", arm, seeds, rate)
 
     def _runs(self, part: str, factor: str, stage: str, arm: str, seeds: Sequence[int], rate: str | None) -> Iterator[Wanted]:
