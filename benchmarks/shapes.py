@@ -41,10 +41,13 @@ def batch(rows: int, length: int) -> dict[str, Tensor]:
 
 def seconds(tail: Tail, hidden: Tensor, inputs: Mapping[str, Tensor], remembered: int) -> float:
     """Of one forward and backward."""
-    shadow._REMEMBERED = remembered
+    before, shadow._REMEMBERED = shadow._REMEMBERED, remembered
     leaf = hidden.detach().requires_grad_()
     begun = time.perf_counter()
-    tail(leaf, inputs["attention_mask"], specify(inputs)).sum().backward()
+    try:
+        tail(leaf, inputs["attention_mask"], specify(inputs)).sum().backward()
+    finally:
+        shadow._REMEMBERED = before
     return time.perf_counter() - begun
 
 

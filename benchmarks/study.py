@@ -213,7 +213,11 @@ class Plan:
             yield from self._searched(part, "default", methods, rows)
             yield [one for name in methods for one in self._chosen(part, "default", name, rows.rate(task, part, SHARED.get(name, name)))]
         elif part == "longer":
-            yield [one for name in rows.rising(task) for one in self._chosen(part, LONGER, name, rows.rate(task, "methods", name))]
+            yield [
+                one
+                for name in rows.rising(task)
+                for one in self._chosen(part, LONGER, name, rows.rate(task, "methods", SHARED.get(name, name)))
+            ]
         elif part == "labels":
             names = self._asked(TAUGHT)
             yield from self._searched(part, TUNED, names, rows)

@@ -99,7 +99,13 @@ def check_data(config: Config, data: FederatedData) -> None:
         raise ConfigError(f"federation.clients_per_round = {sampled}, but {len(trains)} clients have training samples.")
     for name, client in data.clients.items():
         _check_client(name, client, data)
-    check_stopping(config, any(client.validation is not None for client in data.clients.values()))
+    validated = any(client.validation is not None for client in data.clients.values())
+    check_stopping(config, validated)
+    if config.warm_start.calibrate and config.federation.warm_start and not validated:
+        raise ConfigError(
+            "warm_start.calibrate chooses scales on validation samples, but no client has any. Give some a `validation`, with "
+            'data.evaluation = "clients" for instance, or leave it out.'
+        )
     learning = sum(bool(labelled(client.train.labels).any()) for client in trains if client.train is not None)
     if not learning:
         raise DataError("no training sample of any client has a label. Transfer needs some to start from.")

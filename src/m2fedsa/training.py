@@ -86,7 +86,7 @@ class Training:
             "samples": outcome.samples,
             "visits": dict(outcome.visits),
             "chosen": {name: {"shrinkage": shrinkage, "scale": scale} for name, (shrinkage, scale) in outcome.chosen.items()},
-            "failures": failure_records([*outcome.failures, *validation.failures, *test.failures]),
+            "failures": failure_records([*outcome.failures, *outcome.unheard, *validation.failures, *test.failures]),
         }
         if self.directory is not None:
             self.directory.warm_started(self.warm)

@@ -50,6 +50,7 @@ def test_the_best_round(kind, rate, moments, tmp_path):
             found = training.through(False)
         finally:
             training.close()
+    assert training.warm["failures"] == []
     assert found.record["best_round"] == expected.record["best_round"]
     assert (found.record["best_round"] == 0) == (rate == 0.5)
     assert found.digest == expected.digest

@@ -21,7 +21,7 @@ from m2fedsa import running
 from m2fedsa.assembly import Parties
 from m2fedsa.blueprint import initial_client_tensors, initial_server_tensors
 from m2fedsa.data.samples import FederatedData
-from m2fedsa.errors import RunError
+from m2fedsa.errors import ConfigError, RunError
 from m2fedsa.fed_server.warm import WarmStart, warm_start
 from m2fedsa.main_server import MainServer
 from m2fedsa.messages import (
@@ -330,17 +330,19 @@ def test_a_client_that_fails_among_the_soft_labels_does_not_cost_its_own(float64
 
 
 def validating(data: FederatedData) -> FederatedData:
-    """One more client has validation samples, and training samples beside them."""
-    more = replace(data.clients["ann"], validation=worlds.federated(BIG, seed=5).clients["tst"].test)
-    return replace(data, clients={**data.clients, "ann": more})
+    """One more client has validation samples, some without a label, and training samples beside them."""
+    own = worlds.federated(BIG, seed=5).clients["tst"].test
+    own.labels[[1, 4]] = worlds.UNLABELLED
+    return replace(data, clients={**data.clients, "ann": replace(data.clients["ann"], validation=own)})
 
 
 def test_scales_are_chosen_once_more_on_the_validation_samples_of_all_clients(float64) -> None:
     """Of the classifiers of all training samples; shrinkages stay, and so do scales of a modality that nobody validates."""
     data = validating(worlds.federated(BIG))
-    # A modality that training samples speak of surely, and validation samples do not.
+    # A modality that training samples speak of surely and validation samples do not, and one that these lack.
     for client in (data.clients["ann"], data.clients["val"]):
-        client.validation.columns["text"]["input_ids"] = client.validation.columns["text"]["input_ids"].flip(0)
+        text = client.validation.columns["text"]
+        client.validation.columns["text"] = {**text, "input_ids": text["input_ids"].flip(0)}
         client.validation.presence[:, client.modalities.index("audio")] = False
     _, before, reference, _ = started(data)
     who, outcome, _, answers = started(data, warm_start__calibrate=True)
@@ -365,16 +367,51 @@ def test_scales_are_chosen_once_more_on_the_validation_samples_of_all_clients(fl
 def validated(reference: Run, data: FederatedData, modality: str) -> tuple[np.ndarray, np.ndarray]:
     """Features and labels of all validation samples of all clients."""
     found = [client.validation for client in data.clients.values() if client.validation is not None]
+    known = [(one.labels != worlds.UNLABELLED).nonzero().flatten() for one in found]
     with torch.no_grad():
         z = [
-            reference.network.features(reference.tensors, modality, one.inputs(modality, torch.arange(len(one.labels))), Masks())
-            for one in found
+            reference.network.features(reference.tensors, modality, one.inputs(modality, rows), Masks())
+            for one, rows in zip(found, known, strict=True)
         ]
-    return torch.cat(z).numpy(), np.concatenate([samples.labels.numpy() for samples in found])
+    return torch.cat(z).numpy(), np.concatenate([one.labels[rows].numpy() for one, rows in zip(found, known, strict=True)])
 
 
-@pytest.mark.parametrize("calibrate", [False, True])
-@pytest.mark.parametrize("unlabelled", [0.0, 0.5])
+def test_a_client_whose_validation_samples_fail_keeps_its_sums(float64) -> None:
+    """It judges no scale, and nothing of it counts as lost; the others choose."""
+    data = validating(worlds.federated(BIG))
+    _, expected, _, _ = started(worlds.federated(BIG), warm_start__calibrate=True)
+    who = worlds.parties(worlds.config(federation__warm_start=True, warm_start__calibrate=True), data)
+
+    def ask(tasks) -> list[object]:
+        fails = "ann" if isinstance(tasks[0], JudgeTask) and tasks[0].of == "validation" else ""
+        return [Failure(fails, "DataError", "") if task.client == fails else next(iter(who.federation.run([task]))) for task in tasks]
+
+    outcome = warm_start(who.fed_server, ask)
+    assert outcome.chosen == expected.chosen
+    assert outcome.visits == expected.visits
+    assert not outcome.failures
+    assert [failure.client for failure in outcome.unheard] == ["ann"]
+
+
+def test_after_soft_labels_the_scales_are_those_of_validation_samples_too(float64) -> None:
+    data = validating(worlds.federated(BIG, unlabelled=0.5))
+    _, before, reference, _ = started(data)
+    assert before.chosen == reference.chosen
+    who, outcome, _, answers = started(data, warm_start__calibrate=True)
+    assert {name: shrinkage for name, (shrinkage, _) in outcome.chosen.items()} == {name: one for name, (one, _) in before.chosen.items()}
+    prior = reference.log_prior
+    for modality, (_, scale) in outcome.chosen.items():
+        losses = sum(answer.losses[modality][0] for answer in answers[-2:])
+        assert scale == who.blueprint.config.warm_start.scales[int(losses.argmin())]
+        times = scale / before.chosen[modality][1]
+        found = {part: who.fed_server.state.tensors[f"{modality}.classifier.{part}"] for part in ("weight", "bias")}
+        assert torch.allclose(found["weight"], times * reference.tensors[f"{modality}.classifier.weight"], rtol=1e-7), modality
+        assert torch.allclose(found["bias"] - prior, times * (reference.tensors[f"{modality}.classifier.bias"] - prior), rtol=1e-6), (
+            modality
+        )
+
+
+@pytest.mark.parametrize(("unlabelled", "calibrate"), [(0.0, False), (0.5, True)])
 def test_each_sample_is_sent_once(float64, monkeypatch: pytest.MonkeyPatch, unlabelled: float, calibrate: bool) -> None:
     """With labels, or without and with several modalities; whatever is asked for, and no other. Those of validation, where they choose."""
     data = validating(worlds.federated(BIG, unlabelled=unlabelled))
@@ -388,13 +425,14 @@ def test_each_sample_is_sent_once(float64, monkeypatch: pytest.MonkeyPatch, unla
     monkeypatch.setattr(MainServer, "evaluate", counting)
     _, outcome, _, answers = started(data, warm_start__calibrate=calibrate)
     due: dict[str, int] = {}
+    judging: dict[str, int] = {}
     for name, client in data.clients.items():
         if client.train is not None:
             alone = client.train.presence.sum(1) == 1
             due[name] = int((~((client.train.labels < 0) & alone)).sum())
         if client.validation is not None and calibrate:
-            due[name] = due.get(name, 0) + len(client.validation.labels)
-    assert sent == due
+            judging[name] = int((client.validation.labels >= 0).sum())
+    assert sent == {name: due.get(name, 0) + judging.get(name, 0) for name in {**due, **judging}}
     assert outcome.samples == sum(due.values())
     assert outcome.features.up == sum(answer.traffic.up for answer in answers) > 0
     assert len({type(answer) for answer in answers}) == 2
@@ -431,3 +469,15 @@ def test_sums_that_are_all_kept_back_are_told() -> None:
     settings = worlds.config(federation__warm_start=True, warm_start__min_count=1000)
     with pytest.raises(RunError, match=r"warm_start\.min_count = 1000 keeps all of them back.*Lower it, or set federation\.warm_start"):
         running.run(settings, data=worlds.federated(), encoders=worlds.encoders())
+
+
+def test_calibration_is_refused_where_there_is_nothing_to_choose_or_nothing_to_choose_by() -> None:
+    with pytest.raises(ConfigError, match=r'warm_start.form = "joint" has none; leave it out'):
+        worlds.config(warm_start__calibrate=True, warm_start__form='"joint"')
+    with pytest.raises(ConfigError, match=r'data.task = "regression" has none; leave it out'):
+        worlds.config(warm_start__calibrate=True, data__task='"regression"')
+    data = worlds.federated()
+    without = replace(data, clients={name: client for name, client in data.clients.items() if client.validation is None})
+    settings = worlds.config(federation__warm_start=True, warm_start__calibrate=True)
+    with pytest.raises(ConfigError, match=r"warm_start.calibrate chooses scales on validation samples, but no client has any\. Give some"):
+        running.run(settings, data=without, encoders=worlds.encoders())

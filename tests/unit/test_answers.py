@@ -179,10 +179,14 @@ def test_an_evaluation(kind, field, change, expected):
 
 
 @pytest.mark.parametrize("kind", ["single_label", "multi_label", "regression"])
-@pytest.mark.parametrize("settings", [{}, {"warm_start__form": '"joint"'}, {"warm_start__fused": True}], ids=["apart", "joint", "fused"])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"warm_start__form": '"joint"'}, {"warm_start__fused": True}, {"warm_start__calibrate": True}],
+    ids=["apart", "joint", "fused", "calibrated"],
+)
 def test_no_right_answer_is_refused(kind, settings):
     """Through a run with a warm start, soft labels and transfer."""
-    if kind == "regression" and "warm_start__form" in settings:
+    if kind == "regression" and settings.keys() & {"warm_start__form", "warm_start__calibrate"}:
         pytest.skip("the settings refuse this")
     config = worlds.config(
         transfer__start=2, data__task=f'"{kind}"', federation__warm_start=True, evaluation__every=1, federation__local_epochs=2, **settings

@@ -50,7 +50,13 @@ METHODS: Mapping[str, Method] = {
     ),
     "closed_form_joint": Method(
         "ridge regression on the frozen features of all modalities side by side, zero where one lacks, from sums that clients send once",
-        ("federation.rounds=0", "federation.warm_start=true", "warm_start.form=joint", "transfer.closed_form=false"),
+        (
+            "federation.rounds=0",
+            "federation.warm_start=true",
+            "warm_start.form=joint",
+            "warm_start.calibrate=false",
+            "transfer.closed_form=false",
+        ),
     ),
     "closed_form_fused": Method(
         "closed_form, corrected by ridge regression on what the untrained fusion makes of all modalities",

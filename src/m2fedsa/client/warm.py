@@ -59,7 +59,7 @@ class WarmAnswers:
         """Loss of every candidate on the odd samples, or on those of validation, under the global prior."""
         if task.of == "validation":
             labels = sweep.branches.samples.labels
-            features = pooled_features(self._validated(sweep))
+            features = pooled_features(sweep.chunks((), labelled(labels).nonzero().squeeze(1)))
             return JudgeResult(self._client, self._losses(task, labels, features), sweep.traffic)
         hard, prior = self._task.targets(self._samples.labels, self._least), task.view.log_prior.double()
         chunks = self._passed(sweep, unlabelled=False)
@@ -108,13 +108,6 @@ class WarmAnswers:
     @property
     def _least(self) -> int:
         return self._blueprint.config.warm_start.min_count
-
-    def _validated(self, sweep: Sweep) -> list[Chunk]:
-        """As `_passed`, of the validation samples that have a label."""
-        if (sweep.at, "validation") not in self._chunks:
-            known = labelled(sweep.branches.samples.labels)
-            self._chunks[sweep.at, "validation"] = list(sweep.chunks((), known.nonzero().squeeze(1)))
-        return self._chunks[sweep.at, "validation"]
 
     def _passed(self, sweep: Sweep, *, unlabelled: bool) -> list[Chunk]:
         """What the main server made of the labelled samples, and of the unlabelled ones that can be taught. Kept until the first round:

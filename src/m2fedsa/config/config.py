@@ -63,6 +63,9 @@ class Config(Section):
             raise ValueError('loss.balance = "sampling" is for one class a sample; with data.task = "multi_label" take "weights"')
         if self.data.task == "regression" and self.warm_start.form == "joint":
             raise ValueError('warm_start.form = "joint" gives log-odds that add up, and data.task = "regression" has none; take "apart"')
+        if self.warm_start.calibrate and (self.data.task == "regression" or self.warm_start.form == "joint"):
+            what = 'data.task = "regression"' if self.data.task == "regression" else 'warm_start.form = "joint"'
+            raise ValueError(f"warm_start.calibrate chooses a scale for each modality, and {what} has none; leave it out")
         if self.loss.balance == "sampling" and (self.warm_start.fused or self.warm_start.form == "joint"):
             raise ValueError('loss.balance = "sampling" leaves class weights unknown, which warm_start.fused and form = "joint" need')
         if self.loss.balance != "none" and self.data.task == "regression":

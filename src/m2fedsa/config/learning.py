@@ -112,8 +112,9 @@ class WarmStart(Section):
     scales: Annotated[tuple[Positive, ...], FROM_TOML, Field(min_length=1)] = (0.1, 0.2, 0.35, 0.5, 0.7, 1.0, 1.4)
     """Of the logits, to choose from in the same way."""
     calibrate: bool = False
-    """Choose the scales once more, on the validation samples of all clients. Training samples that resemble each other more than they
-    resemble new ones (frames of a film, letters of a patient) make a modality look surer than it is."""
+    """Choose the scales of modalities once more, on the validation samples of all clients. Training samples that resemble each other more
+    than they resemble new ones (frames of a film, letters of a patient) make a modality look surer than it is. Scores on validation samples
+    are a little too good from then on. Not for regressions, which have no scales, nor for `form = "joint"`."""
     form: Literal["apart", "joint"] = "apart"
     """`apart`: a discriminant for each modality, whose opinions add up. `joint`: one ridge regression on the features of all modalities
     side by side, zero where one lacks."""

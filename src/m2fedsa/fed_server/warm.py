@@ -1,4 +1,5 @@
-"""The warm start as the fed server runs it: two exchanges for the classifiers, two more where there are unlabelled samples.
+"""The warm start as the fed server runs it: two exchanges for the classifiers, two more where there are unlabelled samples, one where
+scales are chosen on validation samples.
 
 (Section "Warm start" and "Unlabelled samples", closed form.)
 """
@@ -37,6 +38,8 @@ class WarmStart:
     samples: int
     """that were sent, each once"""
     failures: tuple[Failure, ...]
+    unheard: tuple[Failure, ...]
+    """of clients whose validation samples did not count; their sums do"""
     visits: Mapping[str, int]
     """modality -> samples whose features went into the sums"""
 
@@ -46,35 +49,40 @@ def warm_start(server: FedServer, ask: Ask) -> WarmStart:
     holders = sorted(name for name, client in server.clients.items() if client.labelled > 0)
     taught = sorted(name for name, client in server.clients.items() if client.teachable > 0)
     config = server.blueprint.config.warm_start
+    whole: Mapping[str, Linear] = {}
     if config.form == "joint":
         first, chosen = _side_by_side(server, ask, holders, "joint")
     else:
-        first, chosen = _fit(server, ask, holders, holders, "labels")
+        first, chosen, whole = _fit(server, ask, holders, holders, "labels")
     if taught and chosen and config.form == "apart" and server.blueprint.config.transfer.closed_form:
         # Once only: repeated, it drifts away from the labels.
         before = server.state
-        second, softly = _fit(server, ask, sorted({*holders, *taught}), holders, "soft")
+        second, softly, wholly = _fit(server, ask, sorted({*holders, *taught}), holders, "soft")
         lost = {failure.client for failure in second.failures} - {failure.client for failure in first.failures}
         if lost.intersection(holders):
             # Sums without labels that the first exchange had would be a step back.
             server.restore(before)
         else:
-            chosen = softly
+            chosen, whole = softly, wholly
         first = first + second
+    judged = _Exchange()
+    if config.calibrate and chosen:
+        chosen, judged = _calibrated(server, ask, whole, chosen)
     if config.fused and chosen:
         third, corrected = _side_by_side(server, ask, holders, "fused")
         first, chosen = first + third, {**chosen, **corrected}
-    sent = sum(client.labelled + client.validation * config.calibrate for client in server.clients.values())
+    sent = sum(client.labelled for client in server.clients.values())
     if taught and server.blueprint.config.transfer.closed_form:
         sent += sum(client.teachable for client in server.clients.values())
-    # Whoever fails in one exchange fails in the next as well, and says the same.
-    return WarmStart(chosen, first.features, first.sums, sent, tuple(dict.fromkeys(first.failures)), first.visits)
+    # Whoever fails in one exchange of the same samples fails in the next as well, and says the same.
+    failures = tuple(dict.fromkeys(first.failures))
+    return WarmStart(chosen, first.features + judged.features, first.sums + judged.sums, sent, failures, judged.failures, first.visits)
 
 
 def _fit(
     server: FedServer, ask: Ask, clients: Sequence[str], judges: Sequence[str], of: Summed
-) -> tuple["_Exchange", dict[str, tuple[float, float]]]:
-    """Two exchanges: fit on even samples and judge on odd ones, then refit on all.
+) -> tuple["_Exchange", dict[str, tuple[float, float]], dict[str, Linear]]:
+    """Two exchanges: fit on even samples and judge on odd ones, then refit on all. What was chosen, and the refitted without their scales.
 
     With soft labels the choice is made anew: ten times the samples want less shrinkage. Unlabelled samples count as even ones.
     """
@@ -82,7 +90,7 @@ def _fit(
     scales = task.scales(config.scales)
     sums, first = _sums(server, ask, clients, of)
     if not sums:
-        return first, {}
+        return first, {}, {}
     even, odd = total(result.even for result in sums), total(result.odd for result in sums)
     server.adopt_prior(task.prior(_ordered_sum([result.counts for result in sums]), server.state.log_prior))
     prior = server.state.log_prior.double()
@@ -95,6 +103,7 @@ def _fit(
     tables, second = _judge(server, ask, _heard(judges, sums), pairs, scales, "labels")
     chosen = best(tables, config.shrinkages, scales)
     whole = {modality: task.fit(even[modality] + odd[modality], shrinkage, prior) for modality, (shrinkage, _) in chosen.items()}
+    server.adopt({modality: task.classifier(whole[modality], scale, prior) for modality, (_, scale) in chosen.items()})
     judged = {
         modality: (tables[modality][config.shrinkages.index(shrinkage), scales.index(scale)], task.number(odd[modality]))
         for modality, (shrinkage, scale) in chosen.items()
@@ -102,22 +111,20 @@ def _fit(
     learned = task.learned(prior, judged)
     if learned is not prior:
         server.adopt_prior(learned)
-    third = _Exchange()
-    if config.calibrate and len(scales) > 1:
-        chosen, third = _calibrated(server, ask, whole, chosen)
-    server.adopt({modality: task.classifier(whole[modality], scale, prior) for modality, (_, scale) in chosen.items()})
-    return first + second + third, chosen
+    return first + second, chosen, whole
 
 
 def _calibrated(
     server: FedServer, ask: Ask, whole: Mapping[str, Linear], chosen: Mapping[str, tuple[float, float]]
 ) -> tuple[dict[str, tuple[float, float]], "_Exchange"]:
-    """The scales of least loss on validation samples; those that were chosen before for a modality that nobody validates."""
-    scales = server.blueprint.task.scales(server.blueprint.config.warm_start.scales)
+    """Classifiers at the scales of least loss on validation samples; as before for a modality that nobody validates."""
+    task, prior = server.blueprint.task, server.state.log_prior.double()
+    scales = task.scales(server.blueprint.config.warm_start.scales)
     clients = sorted(name for name, client in server.clients.items() if client.validation > 0)
     pairs = {modality: ((one.weight, one.bias),) for modality, one in whole.items()}
     tables, exchange = _judge(server, ask, clients, pairs, scales, "validation")
     found = best({modality: table for modality, table in tables.items() if bool(table.any())}, (0.0,), scales)
+    server.adopt({modality: task.classifier(whole[modality], scale, prior) for modality, (_, scale) in found.items()})
     return {modality: (shrinkage, found.get(modality, (shrinkage, scale))[1]) for modality, (shrinkage, scale) in chosen.items()}, exchange
 
 
