@@ -140,15 +140,16 @@ def _worth(rows: Sequence[Row]) -> list[str]:
         closed = {arm: _validated(found, metric) for arm, found in sorted(arms.items()) if arm.startswith("closed_form")}
         if OURS not in arms or not closed:
             continue
-        ours = _values(mine, OURS, "default", metric)
-        for arm, validated in closed.items():
-            theirs = _values(mine, arm, "default", metric)
-            best = " (best by validation)" if validated == max(closed.values()) else ""
-            shown = [task, _mean(ours), _sent(arms[OURS]), f"{arm}{best}", _mean(theirs), _sent(arms[arm]), _points(ours, theirs)]
+        likes = [pair for pair in (("calibrated", "closed_form_calibrated"),) if arms.keys() >= set(pair)]
+        for trained, arm in [*((OURS, arm) for arm in closed), *likes]:
+            ours, theirs = (_values(mine, one, "default", metric) for one in (trained, arm))
+            best = " (best by validation)" if closed[arm] == max(closed.values()) else ""
+            costs = _sent(arms[trained]), _sent(arms[arm])
+            shown = [task, trained, _mean(ours), costs[0], f"{arm}{best}", _mean(theirs), costs[1], _points(ours, theirs)]
             lines.append(f"| {' | '.join(shown)} |")
     if not lines:
         return []
-    head = ["task", "m2fedsa", "bytes", "closed form", "fused", "bytes", "points that training adds"]
+    head = ["task", "trained", "fused", "bytes", "closed form", "fused", "bytes", "points that training adds"]
     return ["## What training adds to the closed forms\n", f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}", *lines, ""]
 
 

@@ -154,7 +154,15 @@ def test_tables_of_the_study_do_not_depend_on_who_ended_first(bench, tmp_path):
     rows = study_rows()
     text = table.render(rows, tmp_path)
     assert text == table.render(rows[:6] + rows[:5:-1], tmp_path)
-    assert "| digits | 0.610 ± 0.127 | 1.00 MB | closed_form (best by validation) | 0.510 ± 0.127 | 1.00 MB | +10.0 ± 0.0 |" in text
+    assert (
+        "| digits | m2fedsa | 0.610 ± 0.127 | 1.00 MB | closed_form (best by validation) | 0.510 ± 0.127 | 1.00 MB | +10.0 ± 0.0 |" in text
+    )
+    assert "| calibrated |" not in text
+    arms = {"m2fedsa": "calibrated", "closed_form": "closed_form_calibrated"}
+    both = [
+        {**row, "arm": arms[row["arm"]]} for row in rows if row["part"] == "methods" and row["stage"] == "report" and row["arm"] in arms
+    ]
+    assert "| digits | calibrated | 0.610 ± 0.127 | 1.00 MB | closed_form_calibrated (best by val" in table.render([*rows, *both], tmp_path)
     assert "| fedavg | 0.410 ± 0.127 | 0.460 ± 0.127 | +5.0 ± 0.0 | 0.610 ± 0.127 |" in text
     assert "| m2fedsa | 0.610 ± 0.127 | 0.710 ± 0.127 |" in text
     assert "| fedavg | 0.410 ± 0.127 (-20.0 ± 0.0) | 0.310 ± 0.127 (-40.0 ± 0.0) |" in text
