@@ -24,6 +24,7 @@ def draw(rows: Sequence[Row], folder: Path) -> None:
 
     mpl.use("Agg")
     from matplotlib import pyplot
+    from matplotlib.ticker import EngFormatter, MaxNLocator
 
     for task in dict.fromkeys(row["task"] for row in rows):
         metric = metric_of(task)
@@ -41,8 +42,13 @@ def draw(rows: Sequence[Row], folder: Path) -> None:
                     wide = 3 if arm == OURS else 1.4
                     marker = "o" if len(line) == 1 else None
                     axis.plot(*zip(*line, strict=True), marker=marker, color=colours[arm], label=arm, linewidth=wide, zorder=wide)
-            if cost != "round":
-                axis.set_xscale("log")
+            if cost == "round":
+                axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+            else:
+                least, most = axis.dataLim.intervalx
+                # Within a decade a logarithmic axis has no room for its ticks.
+                axis.set_xscale("log" if most > 10 * least else "linear")
+                axis.xaxis.set_major_formatter(EngFormatter(sep=" "))
             axis.set_xlabel(AXES[cost])
             axis.set_ylabel(f"fused {metric}{'' if cost == 'round' else ', best so far'}")
             axis.grid(alpha=0.3)

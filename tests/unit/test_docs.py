@@ -129,6 +129,8 @@ def test_the_studys_figures_in_the_readme_are_those_of_its_table():
     assert told == {name: known[name] for name in told}
     assert set(told) == set(METHODS)
     ((added, ours, theirs),) = re.findall(r"\| `digits` \| (\S+ ± \S+), for (\S+ MB) instead of (\S+ MB) \|", readme)
-    (row,) = (line for line in study.splitlines() if line.startswith("| digits | m2fedsa |") and re.search(r"\| closed_form( \(|\s\|)", line))
+    (row,) = (
+        line for line in study.splitlines() if line.startswith("| digits | m2fedsa |") and re.search(r"\| closed_form( \(|\s\|)", line)
+    )
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert (f"+{added}", ours, theirs) == (cells[7], cells[3], cells[6])
