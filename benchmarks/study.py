@@ -88,6 +88,7 @@ BEYOND = 4.0
 RATE = "optimizer.learning_rate"
 ROWS = Path("benchmarks/results/study.jsonl")
 KEPT = ("accuracy", "uar", "macro_f1", "auc", "loss")
+IN_CURVES = ("accuracy", "uar", "loss")
 
 
 @dataclass(frozen=True)
@@ -393,15 +394,15 @@ def row_of(wanted: Wanted, runs: Path) -> dict[str, Any]:
     found["test"] = None if wanted.stage == "search" else _slim(found["test"])
     found["validation"] = _slim({name: scores for name, scores in found["validation"].items() if "+" not in name})
     found["curve"] = [
-        {**point, "validation": None if point["validation"] is None else _slim({"fused": point["validation"]["fused"]})}
+        {**point, "validation": None if point["validation"] is None else _slim({"fused": point["validation"]["fused"]}, IN_CURVES)}
         for point in found["curve"]
     ]
     return {**wanted.key, "outcome": found}
 
 
-def _slim(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+def _slim(metrics: Mapping[str, Mapping[str, Any]], kept: Sequence[str] = KEPT) -> dict[str, dict[str, float]]:
     return {
-        name: {one: round(scores[one], 5) for one in KEPT if isinstance(scores.get(one), int | float)} for name, scores in metrics.items()
+        name: {one: round(scores[one], 5) for one in kept if isinstance(scores.get(one), int | float)} for name, scores in metrics.items()
     }
 
 

@@ -140,7 +140,7 @@ def _worth(rows: Sequence[Row]) -> list[str]:
         closed = {arm: _validated(found, metric) for arm, found in sorted(arms.items()) if arm.startswith("closed_form")}
         if OURS not in arms or not closed:
             continue
-        likes = [pair for pair in (("calibrated", "closed_form_calibrated"),) if arms.keys() >= set(pair)]
+        likes = [("calibrated", "closed_form_calibrated")] if arms.keys() >= {"calibrated", "closed_form_calibrated"} else []
         for trained, arm in [*((OURS, arm) for arm in closed), *likes]:
             ours, theirs = (_values(mine, one, "default", metric) for one in (trained, arm))
             best = " (best by validation)" if closed[arm] == max(closed.values()) else ""
