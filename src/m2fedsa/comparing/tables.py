@@ -128,8 +128,8 @@ def still_rising(row: Row) -> bool:
 
 
 def rising(values: Sequence[float]) -> bool:
-    """Whether values rose by a hundredth or more over their last third, smoothed over two of them; not if they are fewer than six."""
-    if len(values) < 6:
+    """Whether values rose by a hundredth or more over their last third, smoothed over two of them; not if they are fewer than four."""
+    if len(values) < 4:
         return False
     smooth = [(one + other) / 2 for one, other in pairwise(values)]
     return smooth[-1] - smooth[2 * len(smooth) // 3 - 1] >= 0.01

@@ -8,7 +8,7 @@ import scipy.stats
 
 from m2fedsa.comparing.page import html
 from m2fedsa.comparing.rows import compare
-from m2fedsa.comparing.tables import markdown, still_rising, terminal
+from m2fedsa.comparing.tables import markdown, rising, still_rising, terminal
 from m2fedsa.errors import ConfigError
 from m2fedsa.reporting.charts import LETTER, WIDTH
 from m2fedsa.reporting.scatter import GAP, Dot, front, scatter
@@ -150,9 +150,24 @@ def test_names_of_a_picture_do_not_lie_on_each_other_nor_outside() -> None:
 
 
 def test_who_still_learns_is_told() -> None:
-    rising = stored(run("ours", 0, 0.5, [(1, 1.0, 0.1 * step) for step in range(7)]), run("flat", 0, 0.5, [(1, 1.0, 0.5)] * 7))
-    assert [still_rising(row) for row in compare(rising).rows] == [True, False]
-    assert "Not converged: ours gained" in markdown(compare(rising))
+    found = stored(run("ours", 0, 0.5, [(1, 1.0, 0.1 * step) for step in range(7)]), run("flat", 0, 0.5, [(1, 1.0, 0.5)] * 7))
+    assert [still_rising(row) for row in compare(found).rows] == [True, False]
+    assert "Not converged: ours gained" in markdown(compare(found))
+
+
+@pytest.mark.parametrize(
+    ("curve", "expected"),
+    [
+        ([0.1, 0.2, 0.3], False),
+        ([0.90, 0.90, 0.92, 0.92], True),
+        ([0.80, 0.90, 0.90, 0.90], False),
+        ([0.80, 0.90, 0.91, 0.92, 0.92], True),
+        ([0.80, 0.92, 0.91, 0.92, 0.92], False),
+        ([0.1, 0.3, 0.5, 0.7, 0.7, 0.7, 0.7], False),
+    ],
+)
+def test_short_curves_rise_too(curve: list[float], expected: bool) -> None:
+    assert rising(curve) is expected
 
 
 def test_a_metric_that_nobody_has() -> None:
