@@ -14,7 +14,7 @@ Five parts, all built upon the first:
     longer     twice the rounds for those whose mean curve still rises by a point or more in the last third of the rounds
     factors    the four best of the federated methods that train (by validation) at the rates found there, and the closed form: IID,
                Dirichlet 0.1, 100 clients, and 50 and 90 % of the modalities of multimodal clients' samples missing
-    ablations  the method without one of its parts, at the rate of the whole; on the tasks that ship with the package
+    ablations  the method without one of its parts, or with other numbers, at the rate of the whole; on tasks that ship with the package
     labels     1 to 100 % of the training samples labelled: unlabelled ones taught by fusion, by their own modality, or not at all; each at
                a rate of its own, searched at 10 %, from half of them on at that of the method
 
@@ -68,8 +68,16 @@ TUNING = ("sharper_teacher", "softer_teacher", "confident_teacher", "plateau_sta
 AT_ONCE = "transfer from the first round"
 WITHIN_TRANSFER = ("fixed_start", "no_decision_level", "no_feature_level", "paper_transfer")
 """What is taken away from the transfer phase, which the recipes' rule does not begin within their rounds."""
-VARIANTS = ("averaged_moments", "calibrated")
+VARIANTS = ("averaged_moments", "calibrated", "best_by_loss")
 """Ablations that stand among the methods."""
+NUMBERS: Mapping[str, tuple[str, ...]] = {
+    "cut at block 2": ("modalities.*.block=2",),
+    "cut at block 3": ("modalities.*.block=3",),
+    "adapters of 8": ("modalities.*.adapter_width=8",),
+    "adapters of 128": ("modalities.*.adapter_width=128",),
+    "λ 0.2, 0.4, 0.4": (*TEACHING, "transfer.weights=[0.2, 0.4, 0.4]"),
+}
+"""Other numbers in the method, where the recipe has 1, 32 and 0.6, 0.2, 0.2."""
 NO_ABLATION = ("no_transfer", "plateau_start", "authors_start", "no_rounds", "self_teaching", *TUNING[:3], *VARIANTS)
 """What is the method itself where no transfer begins and all samples are labelled, and what other parts show."""
 LONGER = "twice the rounds"
@@ -81,7 +89,7 @@ WHOLE = ("fedavg", "splitfed_v1", "splitfed_v2", "split_learning")
 """These train whole encoders, which takes smaller steps than adapters do."""
 SAME = {"splitfed_v1": "fedavg"}
 """Methods that end with the tensors of another, to the bit, at other costs: its search is theirs, and they run on one seed."""
-SHARED = {**SAME, "calibrated": OURS}
+SHARED = {**SAME, "calibrated": OURS, "best_by_loss": OURS}
 """Arms that run at the rate of another, without a search of their own."""
 BEYOND = 4.0
 """How far from an edge that did best the next rate lies, as a ratio."""
@@ -113,6 +121,8 @@ class Task:
     whole: int = 5
     """on how many of them whole encoders train"""
     settings: tuple[str, ...] = ()
+    numbers: bool = False
+    """whether `ablations` has those of `NUMBERS`"""
 
     def grid(self, arm: str) -> list[float]:
         """The rates that are tried first."""
@@ -128,8 +138,8 @@ LATE, LATER = ("modalities.image.block=13", "modalities.text.block=4"), ("modali
 LONG, EPOCHS = "federation.rounds=8", "federation.local_epochs=3"
 """Trained for longer than in the recipe: in more rounds, or three times as long in each."""
 TASKS = (
-    Task("digits", 36, SMALL, 0.2),
-    Task("match", 40, SMALL, 0.2, taught=3),
+    Task("digits", 36, SMALL, 0.2, numbers=True),
+    Task("match", 40, SMALL, 0.2, taught=3, numbers=True),
     # The best of the federations there train whole encoders: five factors would take as long as all the other parts.
     Task(
         "spoken_digits",
@@ -237,6 +247,8 @@ class Plan:
             rate = rows.rate(task, "methods", OURS)
             names = {name: AT_ONCE if name in WITHIN_TRANSFER else "default" for name in self._asked(ABLATIONS) if name not in NO_ABLATION}
             yield [one for name, factor in names.items() for one in self._chosen(part, factor, name, rate)]
+            numbers = NUMBERS if task.numbers else ()
+            yield [one for name in self._asked([OURS]) for factor in numbers for one in self._chosen(part, factor, name, rate)]
         else:
             names = [*best, *self._asked(["closed_form"])] if (best := rows.best(task, BEST)) else []
             yield [
@@ -281,7 +293,8 @@ class Plan:
     def _runs(self, part: str, factor: str, stage: str, arm: str, seeds: Sequence[int], rate: str | None) -> Iterator[Wanted]:
         from m2fedsa.comparing.study import of_methods
 
-        changes = {**FACTORS, **LABELS, AT_ONCE: TEACHING, LONGER: (f"federation.rounds={2 * self.base(()).federation.rounds}",)}
+        longer = f"federation.rounds={2 * self.base(()).federation.rounds}"
+        changes = {**FACTORS, **LABELS, **NUMBERS, AT_ONCE: TEACHING, LONGER: (longer,)}
         base = self.base(changes.get(factor, ()))
         candidate = f"learning_rate={rate}" if rate else ""
         study = replace(of_methods(base, [arm], {RATE: (rate,)} if rate else {}, 1), seeds=tuple(seeds))

@@ -150,6 +150,9 @@ ABLATIONS: Mapping[str, Method] = {
     "averaged_moments": Method("AdamW goes on from round to round, its moments averaged over clients", ("optimizer.moments=averaged",)),
     "server_momentum": Method("momentum 0.9 on the servers", ("federation.server_momentum=0.9",)),
     "no_rounds": Method("the warm start alone, soft labels of unlabelled samples in it", ("federation.rounds=0",)),
+    "best_by_loss": Method(
+        "the round of least loss on validation samples is kept", ("evaluation.metric=loss", "evaluation.keep_best=true")
+    ),
     "self_teaching": Method("each modality is its own teacher", ("transfer.teacher=self",)),
     "sharper_teacher": Method("soft labels at temperature 0.5", ("transfer.temperature=0.5",)),
     "softer_teacher": Method("soft labels at temperature 2", ("transfer.temperature=2.0",)),
