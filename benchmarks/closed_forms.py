@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import torch
 from quality import Store
-from study import TASKS
+from study_tasks import TASKS
 from taught_heads import SEEDS, Table, judged_on, settings_of, table_of
 from torch import Tensor
 from torch.nn import functional as F

@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from study import OURS, metric_of
+from study_tasks import OURS, metric_of
 
 Row = dict[str, Any]
 NO_COST = {"round": (), "bytes": ("centralised", "local"), "flops": ("centralised",)}

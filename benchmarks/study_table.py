@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, cast
 
-from study import FACTORS, LABELS, LONGER, MOST, NUMBERS, OURS, SAME, TASKS, TAUGHT, TUNED, TUNING, metric_of
+from study_tasks import FACTORS, LABELS, LONGER, MOST, NUMBERS, OURS, SAME, TASKS, TAUGHT, TUNED, TUNING, metric_of
 
 from m2fedsa.baselines.methods import ABLATIONS, METHODS
 from m2fedsa.comparing.outcome import Outcome, Stored

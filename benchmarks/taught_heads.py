@@ -27,7 +27,8 @@ import torch
 import wrong_labels
 from quality import Store
 from real_recipes import CHUNK
-from study import TASKS, Plan, Task
+from study_plan import Plan
+from study_tasks import TASKS, Task
 from torch import Tensor
 from torch.nn import functional as F
 

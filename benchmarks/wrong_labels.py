@@ -19,7 +19,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parent))
 
 from quality import Store
-from study import DEFAULT
+from study_tasks import DEFAULT
 
 if TYPE_CHECKING:
     from m2fedsa.config import Config

@@ -80,7 +80,8 @@ def test_study_goes_on_where_it_was_stopped_and_makes_its_tables(monkeypatch, tm
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     study = runpy.run_path(str(BENCHMARKS / "study.py"))
     main = study["main"]
-    main.__globals__["TASKS"] = (study["Task"]("small", 1, (0.001, 0.1), 0.1, seeds=(5, 6), search=(20, 21)),)
+    tasks = importlib.import_module("study_tasks")
+    main.__globals__["TASKS"] = (tasks.Task("small", 1, (0.001, 0.1), 0.1, seeds=(5, 6), search=(20, 21)),)
     rows, runs, table = tmp_path / "rows.jsonl", tmp_path / "runs", tmp_path / "study.md"
     given = ["--set=data.clients=4", "--arm=m2fedsa", "--arm=closed_form", "--arm=no_ma", f"--rows={rows}", f"--runs={runs}"]
     given += ["--processes=1", f"--table={table}"]
@@ -192,7 +193,7 @@ def test_the_pages_of_results_are_what_their_rows_make(bench):
 def test_rows_on_frozen_features_are_of_the_settings_of_today(bench):
     """What decides them stands in the code, so a change there asks for new rows."""
     forms, heads, wrong, store = bench("closed_forms"), bench("taught_heads"), bench("wrong_labels"), bench("quality").Store
-    tasks = {task.recipe: task for task in bench("study").TASKS}
+    tasks = {task.recipe: task for task in bench("study_tasks").TASKS}
     for row in store(BENCHMARKS / "results" / "taught_heads.jsonl").rows:
         assert row["settings"] == heads.settings_of(tasks[row["task"]], row["seed"], heads.CONSTANTS)
         assert len(row["digest"]) == 64
@@ -207,12 +208,12 @@ def test_rows_on_frozen_features_are_of_the_settings_of_today(bench):
 
 def test_the_best_of_the_study_are_different_methods(bench):
     """One that ends with another's tensors is not one more; ties of the search are broken towards the middle."""
-    study = bench("study")
-    rows = study.Rows(study.Store(Path("nowhere"), study_rows()))
-    assert rows.best(study.TASKS[0], 4) == ["m2fedsa", "fedavg"]
-    assert rows.rate(study.TASKS[0], "methods", "m2fedsa") == "0.005"
-    assert rows.rate(study.TASKS[0], "methods", "fedavg") == "0.001", "the middle of its own grid"
-    assert rows.rate(study.TASKS[0], "methods", "local") is None
+    digits = bench("study_tasks").TASKS[0]
+    rows = bench("study_plan").Rows(bench("quality").Store(Path("nowhere"), study_rows()))
+    assert rows.best(digits, 4) == ["m2fedsa", "fedavg"]
+    assert rows.rate(digits, "methods", "m2fedsa") == "0.005"
+    assert rows.rate(digits, "methods", "fedavg") == "0.001", "the middle of its own grid"
+    assert rows.rate(digits, "methods", "local") is None
 
 
 def test_a_finished_run_of_other_settings_is_no_row_of_the_study(bench, monkeypatch, tmp_path):
