@@ -30,7 +30,8 @@ name, but for settings that are named with it. What was run so far is here; the 
 - **`averaged_moments`** is `m2fedsa` with `optimizer.moments = "averaged"`, with a search of its own. **`calibrated`** is `m2fedsa` with
   `warm_start.calibrate = true`, at its rate; scores of both calibrated arms on validation samples, which choose their scales, are a little
   too good, and their pass over these is in bytes, not in FLOPs. **`best_by_loss`** is `m2fedsa`, of whose rounds the one of least loss on
-  validation samples counts, at its rate.
+  validation samples counts, at its rate. **`int8_wire`** is `m2fedsa` with `wire.up` and `wire.down = "int8"`, at its rate; other methods
+  that send activations could travel like this too, and were not run with it.
 - **The transfer phase does not begin here by itself.** The rule of the recipes (a plateau) needs eleven rounds of losses first, and all
   samples are labelled, so `m2fedsa` is fusion, adapters, averages and warm start; what transfer does is told under "Few labels" and among
   the ablations, where it begins in the first round.

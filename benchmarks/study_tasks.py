@@ -30,7 +30,7 @@ TUNING = ("sharper_teacher", "softer_teacher", "confident_teacher", "plateau_sta
 AT_ONCE = "transfer from the first round"
 WITHIN_TRANSFER = ("fixed_start", "no_decision_level", "no_feature_level", "paper_transfer")
 """What is taken away from the transfer phase, which the recipes' rule does not begin within their rounds."""
-VARIANTS = ("averaged_moments", "calibrated", "best_by_loss")
+VARIANTS = ("averaged_moments", "calibrated", "best_by_loss", "int8_wire")
 """Ablations that stand among the methods."""
 NUMBERS: Mapping[str, tuple[str, ...]] = {
     "cut at block 2": ("modalities.*.block=2",),
@@ -51,7 +51,7 @@ WHOLE = ("fedavg", "splitfed_v1", "splitfed_v2", "split_learning")
 """These train whole encoders, which takes smaller steps than adapters do."""
 SAME = {"splitfed_v1": "fedavg"}
 """Methods that end with the tensors of another, to the bit, at other costs: its search is theirs, and they run on one seed."""
-SHARED = {**SAME, "calibrated": OURS, "best_by_loss": OURS}
+SHARED = {**SAME, "calibrated": OURS, "best_by_loss": OURS, "int8_wire": OURS}
 """Arms that run at the rate of another, without a search of their own."""
 BEYOND = 4.0
 """How far from an edge that did best the next rate lies, as a ratio."""

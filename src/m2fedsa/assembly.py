@@ -27,6 +27,7 @@ from m2fedsa.fed_server import FedServer, Sampler, uniform_sampler
 from m2fedsa.federation.in_process import InProcessFederation
 from m2fedsa.figures import facts_of
 from m2fedsa.ledger import Measured, ledger
+from m2fedsa.links.narrowing import narrowing
 from m2fedsa.losses import Loss, step_loss
 from m2fedsa.main_server import MainServer
 from m2fedsa.models.cut import Head, Tail
@@ -145,7 +146,9 @@ def compose(config: Config, data: FederatedData, measured: Mapping[str, Measured
     server = MainServer(blueprint, tails, extensions.average, device)
     shared = Shared(blueprint, heads, extensions.loss, place=place_of(config), shortens=_shortens(config, measured), device=device)
     together = config.federation.server_update == "synchronous"
-    federation = InProcessFederation([Client(name, client, shared, server) for name, client in data.clients.items()], together)
+    # What is not split computes tails at the client, which sends tensors alone.
+    link = narrowing(server, config.wire) if config.federation.split else server
+    federation = InProcessFederation([Client(name, client, shared, link) for name, client in data.clients.items()], together)
     fed_server = FedServer(blueprint, federation.clients(), extensions.sampler, extensions.average)
     return Parties(blueprint, data, fed_server, federation, server, shared, measured)
 

@@ -15,6 +15,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from m2fedsa.blueprint import HEAD, TAIL, Blueprint, Parts, client_parts, server_parts
+from m2fedsa.config import Wire
+from m2fedsa.links.narrow import payload
 from m2fedsa.messages import Activation
 from m2fedsa.models.architectures import Pooling, architecture
 from m2fedsa.models.cut import Head, Tail, specify, whole
@@ -43,7 +45,8 @@ class Measured:
 def ledger(blueprint: Blueprint, measured: Mapping[str, Measured], known: Mapping[str, Side] | None = None) -> dict[str, LedgerEntry]:
     """One entry per modality. `known`: what was counted on whole encoders before, by modality."""
     client, server = client_parts(blueprint, blueprint.modalities), server_parts(blueprint)
-    entries = {name: _entry(name, one, client, server, (known or {}).get(name)) for name, one in measured.items()}
+    wire = blueprint.config.wire
+    entries = {name: _entry(name, one, client, server, wire, (known or {}).get(name)) for name, one in measured.items()}
     return entries if blueprint.config.federation.split else {name: _unsplit(entry) for name, entry in entries.items()}
 
 
@@ -64,7 +67,7 @@ def _sum(one: Weights, other: Weights) -> Weights:
     return {"parameters": one["parameters"] + other["parameters"], "bytes": one["bytes"] + other["bytes"]}
 
 
-def _entry(name: str, one: Measured, client: Parts, server: Parts, known: Side | None) -> LedgerEntry:
+def _entry(name: str, one: Measured, client: Parts, server: Parts, wire: Wire, known: Side | None) -> LedgerEntry:
     mask = one.example.get(architecture(one.tail.plan.model_type).mask)
     specs = specify(one.example)
     hidden = one.head(one.example)
@@ -79,7 +82,7 @@ def _entry(name: str, one: Measured, client: Parts, server: Parts, known: Side |
     # At the cut the client only runs its adapter forth and back; a kept head output costs nothing after the first time.
     on_client = _both(lambda h: h if adapter is None else h + adapter(h), hidden, client.modules[f"{name}.classifier"], one.tail.width)
     on_server = _forth_and_back(lambda h: one.tail.under(of_tail, h, mask, specs, task), hidden)
-    up, down = Activation(hidden, torch.zeros(1, dtype=torch.int64), mask, specs).nbytes, nbytes([pooled])
+    sent = Activation(hidden, torch.zeros(1, dtype=torch.int64), mask, specs)
     return {
         "client": _side(
             _less(held(one.head), of_head), _under(client, name), forward_head + on_client[0], backward_head + on_client[1], **once
@@ -87,7 +90,7 @@ def _entry(name: str, one: Measured, client: Parts, server: Parts, known: Side |
         "server": _side(_less(held(one.tail), of_tail), _under(server, name), *on_server),
         "whole": known
         or _side(_weights([]), list(one.model.parameters()), *whole_flops(one.model, fed(one.model, one.example), one.tail.pooling)),
-        "bytes": {"up": up + down, "down": down + nbytes([hidden])},
+        "bytes": {"up": payload([*sent.tensors, pooled], wire.up), "down": payload([pooled, hidden], wire.down)},
         "kept": 0 if of_head else nbytes([hidden, *([] if mask is None else [mask])]),
     }
 

@@ -150,6 +150,9 @@ ABLATIONS: Mapping[str, Method] = {
     "averaged_moments": Method("AdamW goes on from round to round, its moments averaged over clients", ("optimizer.moments=averaged",)),
     "server_momentum": Method("momentum 0.9 on the servers", ("federation.server_momentum=0.9",)),
     "no_rounds": Method("the warm start alone, soft labels of unlabelled samples in it", ("federation.rounds=0",)),
+    "int8_wire": Method(
+        "activations, features and their gradients travel in eight bits, with a scale per token", ("wire.up=int8", "wire.down=int8")
+    ),
     "best_by_loss": Method(
         "the round of least loss on validation samples is kept", ("evaluation.metric=loss", "evaluation.keep_best=true")
     ),

@@ -18,6 +18,7 @@ from m2fedsa.client.batches import batches, drawn, even_odds, modality_dropout
 from m2fedsa.client.teacher import Teacher
 from m2fedsa.data.samples import labelled
 from m2fedsa.errors import DataError, DivergedError
+from m2fedsa.links.narrow import payload
 from m2fedsa.links.port import Session
 from m2fedsa.losses import Loss, Losses, Predictions, paper_loss, step_loss
 from m2fedsa.messages import Activations, Features, GlobalView, Gradients, RoundPlan, Traffic
@@ -122,7 +123,9 @@ class LocalRound:
             received = session.backward(gradients)  # 4. backward
         self._adapt(activations, received.hidden)  # 5. adapt
         update()
-        account.traffic += Traffic(sent.nbytes + gradients.nbytes, features.nbytes + received.nbytes)
+        wire = self.blueprint.config.wire
+        up, down = [*sent.tensors, *gradients.tensors], [*features.tensors, *received.tensors]
+        account.traffic += Traffic(payload(up, wire.up), payload(down, wire.down))
         self._visit(batch, activations, account)
 
     def _entering(self, batch: Tensor, generator: torch.Generator) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor
 from m2fedsa.blueprint import Blueprint
 from m2fedsa.client.batch import Branches, join, unimodal_logits, without_graph
 from m2fedsa.errors import DivergedError
+from m2fedsa.links.narrow import payload
 from m2fedsa.links.port import Link
 from m2fedsa.messages import ALL, EvaluationReply, EvaluationRequest, Subset, Traffic, restricted
 
@@ -50,7 +51,8 @@ class Sweep:
                 activations = without_graph(self.branches.encode(batch, self.branches.presence(batch)))
             request = EvaluationRequest(activations, tuple(subsets), self.at)
             reply = self.link.evaluate(self.client, request).to(self.branches.parts.device)
-            self.traffic += Traffic(request.nbytes, reply.nbytes)
+            wire = self.blueprint.config.wire
+            self.traffic += Traffic(payload(request.tensors, wire.up), payload(reply.tensors, wire.down))
             for modality, pooled in reply.pooled.items():
                 self._check(f"features of modality {modality}", pooled)
             rows = {modality: one.rows for modality, one in activations.modalities.items()}

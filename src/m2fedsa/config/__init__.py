@@ -5,7 +5,7 @@ from m2fedsa.config.config import Config, flat
 from m2fedsa.config.data import MANIFEST, Columns, Data
 from m2fedsa.config.learning import Federation, Loss, Optimizer, Transfer, WarmStart
 from m2fedsa.config.networks import MODALITY_NAME, RESERVED_NAMES, Fusion, Modality
-from m2fedsa.config.running import METRICS, Compute, Evaluation, Kept, Objects
+from m2fedsa.config.running import METRICS, Compute, Evaluation, Kept, Objects, Width, Wire
 from m2fedsa.config.section import Section
 
 __all__ = [
@@ -31,5 +31,7 @@ __all__ = [
     "Section",
     "Transfer",
     "WarmStart",
+    "Width",
+    "Wire",
     "flat",
 ]

@@ -18,7 +18,7 @@ from m2fedsa.config.averaging import Averaging
 from m2fedsa.config.data import Data
 from m2fedsa.config.learning import Federation, Loss, Optimizer, Transfer, WarmStart
 from m2fedsa.config.networks import MODALITY_NAME, RESERVED_NAMES, Fusion, Modality
-from m2fedsa.config.running import METRICS, Compute, Evaluation, Kept, Objects
+from m2fedsa.config.running import METRICS, Compute, Evaluation, Kept, Objects, Wire
 from m2fedsa.config.section import Section
 from m2fedsa.errors import ConfigError
 
@@ -42,6 +42,7 @@ class Config(Section):
     warm_start: WarmStart = WarmStart()
     averaging: Averaging = Averaging()
     evaluation: Evaluation = Evaluation()
+    wire: Wire = Wire()
     compute: Compute = Compute()
     kept: Kept = Kept()
     objects: Objects = Objects()

@@ -1,4 +1,4 @@
-"""[evaluation], [compute], [kept], [objects]: what is looked at, and the machine."""
+"""[evaluation], [wire], [compute], [kept], [objects]: what is looked at, how numbers travel, and the machine."""
 
 from collections.abc import Mapping
 from typing import Annotated, Literal
@@ -32,6 +32,21 @@ class Evaluation(Section):
     """Stop after so many validations without a new best one; unset: run all rounds."""
     keep_best: bool = False
     """Let the best round be the outcome, not the last one."""
+
+
+Width = Literal["float32", "bfloat16", "int8"]
+"""How numbers travel in one direction; `float32`: as they were computed, to the bit."""
+
+
+class Wire(Section):
+    """Between clients and the main server: activations, features and their gradients, in training, warm start and evaluation. In one
+    process they are rounded as over a network. Tensors that are averaged travel as they are."""
+
+    up: Width = "float32"
+    """How numbers travel from clients: `float32` as they are, to the bit; `bfloat16` and `int8` (with a scale per token) in a half and a
+    quarter of the bytes."""
+    down: Width = "float32"
+    """How they travel to clients."""
 
 
 class Compute(Section):

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from m2fedsa.assembly import cpu_threads
 from m2fedsa.client import Client
+from m2fedsa.config import Width
 from m2fedsa.deploy.drawing import Drawing
 from m2fedsa.deploy.places import CLIENT_TOML, FED_SERVER, MAIN_SERVER, client_folders
 from m2fedsa.deploy.programs import ClientProgram, read_program
@@ -27,6 +28,7 @@ from m2fedsa.errors import ConfigError, M2FedSAError
 from m2fedsa.fed_server import FedServer
 from m2fedsa.fed_server.warm import warm_start
 from m2fedsa.links import wire
+from m2fedsa.links.narrowing import narrowing
 from m2fedsa.links.port import Link, Session
 from m2fedsa.links.talk import Close, Open
 from m2fedsa.main_server import MainServer
@@ -78,6 +80,8 @@ class Example:
 class Recording:
     """The first message of each kind."""
 
+    up: Width
+    """how numbers travel to the main server"""
     found: dict[str, Example] = field(default_factory=dict)
 
     def add(self, client: str, message: object) -> None:
@@ -85,7 +89,8 @@ class Recording:
         name = type(message).__name__
         if name not in self.found:
             to, purpose = PURPOSES[name]
-            self.found[name] = Example(name, to, purpose, client, wire.encode(message).nbytes, tuple(content_of(message)))
+            sent = wire.encode(message, self.up if to == "main server" else "float32")
+            self.found[name] = Example(name, to, purpose, client, sent.nbytes, tuple(content_of(message)))
 
 
 @dataclass(frozen=True)
@@ -136,7 +141,8 @@ def explain(directory: Path) -> list[Example]:
 
 
 def _examples(directory: Path, drawing: Drawing, folders: Mapping[str, Path]) -> list[Example]:
-    recording = Recording()
+    widths = drawing.blueprint.config.wire
+    recording = Recording(widths.up)
     main_server = main_server_of(directory / MAIN_SERVER, drawing)
     main_server.store = None
     fed_server = FedServer(drawing.blueprint, Registry.read(directory / FED_SERVER).clients())
@@ -149,7 +155,7 @@ def _examples(directory: Path, drawing: Drawing, folders: Mapping[str, Path]) ->
                 continue
             if task.client not in clients:
                 program = read_program(folders[task.client] / CLIENT_TOML, ClientProgram)
-                link = _Link(main_server, recording)
+                link = _Link(narrowing(main_server, widths), recording)
                 clients[task.client] = client_of(folders[task.client], program.name, tuple(program.modalities), link)
                 clients[task.client].shared.checkpoint = None
             answers.append(clients[task.client].perform(task))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from m2fedsa.assembly import cpu_threads
+from m2fedsa.config import Wire
 from m2fedsa.coordination.grpc_server import CoordinationServer, Steward
 from m2fedsa.deploy.drawing import Drawing
 from m2fedsa.deploy.journal import Journal, places
@@ -53,7 +54,8 @@ class MainServerService:
         slices = {name: one["digest"] for name, one in drawing.slices.items()}
         self.steward = Steward(self.program.run, fingerprint(fed), slices, revoked)
         self.coordination = CoordinationServer(self.host, self._worker, self.steward)
-        self.link = LinkServer(server, self._worker, Gate(self.program.run, fed, revoked), _limits(self.program), self.meters)
+        limits = _limits(self.program, drawing.blueprint.config.wire)
+        self.link = LinkServer(server, self._worker, Gate(self.program.run, fed, revoked), limits, self.meters)
         self.link.describe = self.coordination.describe
         self._told_to_stop = 0
 
@@ -123,12 +125,12 @@ def _window(seconds: float, meters: Meters) -> Window | None:
     return Window(seconds, {"forward": forward_together, "backward": backward_together}, meters.together)
 
 
-def _limits(program: MainServerProgram) -> Limits:
+def _limits(program: MainServerProgram, wire: Wire) -> Limits:
     return Limits(
         frame=program.frame,
         message=program.largest_message,
-        up=program.up,
-        down=program.down,
+        up=wire.up,
+        down=wire.down,
         silence=program.silence,
         sessions=program.streams,
     )

@@ -2,7 +2,7 @@
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, TypeVar
 
 import tomli_w
 from pydantic import Field, ValidationError
@@ -14,7 +14,6 @@ from m2fedsa.errors import ConfigError
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(gt=0.0)]
-Width = Literal["float32", "bfloat16", "int8"]
 SILENCE = 120.0
 
 
@@ -93,10 +92,6 @@ class MainServerProgram(Section):
     """For `/metrics` and `/health` over HTTP; unset: none."""
     metrics_host: str = "127.0.0.1"
     """Address for these: they are not encrypted, and tell how many clients there are."""
-    up: Width = "float32"
-    """How numbers travel from clients: `float32` as they are, to the bit; `bfloat16` and `int8` in a half and a quarter of the bytes."""
-    down: Width = "float32"
-    """How they travel to clients."""
     silence: Seconds = 300.0
     """Seconds without a frame after which a client's stream is ended."""
     streams: Annotated[int, Field(ge=1)] = 256

@@ -4,10 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from m2fedsa.config import Width
 from m2fedsa.errors import RefusedError
 from m2fedsa.identity import Token
 from m2fedsa.links.frames import FRAME, MESSAGE
-from m2fedsa.links.narrow import Width
 
 
 @dataclass(frozen=True)

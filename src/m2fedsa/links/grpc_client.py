@@ -9,11 +9,11 @@ from typing import Any, NoReturn, Self, TypeVar
 
 import grpc
 
+from m2fedsa.config import Width
 from m2fedsa.errors import LinkError, RefusedError
 from m2fedsa.identity import Identity, pem
 from m2fedsa.links.frames import FRAME, HEADER, Incoming, Outgoing
 from m2fedsa.links.grpc_ports import KEEP_ALIVE
-from m2fedsa.links.narrow import Width
 from m2fedsa.links.talk import DESCRIBE, SERVICE, STREAM, TOKEN, Close, Closed, Description, Greeting, Open, Refusal, Waiting
 from m2fedsa.links.watch import Watch
 from m2fedsa.links.wire import Encoded, decode, encode

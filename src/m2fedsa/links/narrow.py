@@ -4,13 +4,16 @@ A row is what lies along the last dimension in memory: the channels of a token. 
 throughout, so that nothing that diverged passes as a finite number.
 """
 
-from typing import Literal, get_args
+import math
+from collections.abc import Iterable
+from typing import get_args
 
 import torch
 from torch import Tensor
 
-Width = Literal["float32", "bfloat16", "int8"]
-"""How numbers travel in one direction; `float32`: as they were computed, to the bit."""
+from m2fedsa.config import Width
+from m2fedsa.models.layout import pack
+
 WIDTHS: tuple[Width, ...] = get_args(Width)
 CODES = 127
 """The largest code of int8."""
@@ -19,8 +22,9 @@ CODES = 127
 def narrowed(tensor: Tensor, width: Width) -> tuple[Width, list[Tensor]]:
     """The parts of a contiguous tensor that travel, and how they are to be read. Whole numbers and what is narrow already stay as they
     are: "float32" and the tensor itself."""
-    if width == "float32" or not tensor.is_floating_point() or tensor.element_size() <= 2 or tensor.dim() == 0:
-        return "float32", [tensor]
+    width = _width(tensor, width)
+    if width == "float32":
+        return width, [tensor]
     if width == "bfloat16":
         return width, [tensor.to(torch.bfloat16)]
     rows = tensor.reshape(-1, tensor.shape[-1]) if tensor.numel() else tensor.reshape(0, 1)
@@ -53,3 +57,18 @@ def layout(shape: tuple[int, ...], width: Width, dtype: torch.dtype) -> list[tup
     for size in shape[:-1]:
         rows *= size
     return [(torch.int8, shape), (torch.float32, (rows if shape and shape[-1] else 0,))]
+
+
+def payload(tensors: Iterable[Tensor], width: Width) -> int:
+    """Bytes of the values of some tensors as they travel."""
+    whole = 0
+    for tensor in tensors:
+        packed, _ = pack(tensor.detach())
+        whole += sum(math.prod(sizes) * kind.itemsize for kind, sizes in layout(tuple(packed.shape), _width(packed, width), packed.dtype))
+    return whole
+
+
+def _width(tensor: Tensor, wanted: Width) -> Width:
+    """How it travels where this is wanted: whole numbers, single ones and what is narrow already stay as they are."""
+    stays = not tensor.is_floating_point() or tensor.element_size() <= 2 or tensor.dim() == 0
+    return "float32" if stays else wanted

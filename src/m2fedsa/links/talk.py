@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from m2fedsa import errors
+from m2fedsa.config import Width
 from m2fedsa.errors import M2FedSAError, ProtocolError, RunError
-from m2fedsa.links.narrow import Width
 
 SERVICE, STREAM, DESCRIBE = "m2fedsa.Link", "Stream", "Describe"
 TOKEN = "m2fedsa-token"

@@ -21,8 +21,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from m2fedsa.config import Width
 from m2fedsa.errors import ProtocolError
-from m2fedsa.links.narrow import WIDTHS, Width, layout, narrowed, widened
+from m2fedsa.links.narrow import WIDTHS, layout, narrowed, widened
 from m2fedsa.links.plain import DTYPES, Tensors, form_of
 from m2fedsa.models.layout import pack, unpack
 

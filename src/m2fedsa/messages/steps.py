@@ -13,8 +13,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from m2fedsa.state import nbytes
-
 Subset = tuple[str, ...]
 ALL: Subset = ()
 """The subset that stands for all modalities that a sample has."""
@@ -40,9 +38,9 @@ class Activation:
     inputs: Mapping[str, InputSpec]
 
     @property
-    def nbytes(self) -> int:
-        """Payload in bytes."""
-        return nbytes(tensor for tensor in (self.hidden, self.rows, self.mask) if tensor is not None)
+    def tensors(self) -> list[Tensor]:
+        """All that travels of it."""
+        return [tensor for tensor in (self.hidden, self.rows, self.mask) if tensor is not None]
 
 
 @dataclass(frozen=True)
@@ -54,9 +52,9 @@ class Activations:
     """(B, M) bool: which modality of which sample enters fusion"""
 
     @property
-    def nbytes(self) -> int:
-        """Payload in bytes."""
-        return sum(activation.nbytes for activation in self.modalities.values()) + nbytes([self.entering])
+    def tensors(self) -> list[Tensor]:
+        """All that travels of it."""
+        return [*(tensor for one in self.modalities.values() for tensor in one.tensors), self.entering]
 
     def restricted(self, subset: Subset) -> tuple[Tensor, Tensor]:
         """See `restricted`."""
@@ -84,9 +82,9 @@ class Features:
     """f (B, F)"""
 
     @property
-    def nbytes(self) -> int:
-        """Payload in bytes."""
-        return nbytes([*self.pooled.values(), self.fused])
+    def tensors(self) -> list[Tensor]:
+        """All that travels of it."""
+        return [*self.pooled.values(), self.fused]
 
 
 @dataclass(frozen=True)
@@ -97,9 +95,9 @@ class Gradients:
     fused: Tensor
 
     @property
-    def nbytes(self) -> int:
-        """Payload in bytes."""
-        return nbytes([*self.pooled.values(), self.fused])
+    def tensors(self) -> list[Tensor]:
+        """All that travels of it."""
+        return [*self.pooled.values(), self.fused]
 
 
 @dataclass(frozen=True)
@@ -109,9 +107,9 @@ class ActivationGradients:
     hidden: Mapping[str, Tensor]
 
     @property
-    def nbytes(self) -> int:
-        """Payload in bytes."""
-        return nbytes(self.hidden.values())
+    def tensors(self) -> list[Tensor]:
+        """All that travels of it."""
+        return [*self.hidden.values()]
 
 
 @dataclass(frozen=True)
@@ -125,9 +123,9 @@ class EvaluationRequest:
     """The round after which the tensors are wanted: 0 before the first."""
 
     @property
-    def nbytes(self) -> int:
-        """Payload in bytes."""
-        return self.activations.nbytes
+    def tensors(self) -> list[Tensor]:
+        """All that travels of it."""
+        return self.activations.tensors
 
 
 @dataclass(frozen=True)
@@ -143,9 +141,9 @@ class EvaluationReply:
         return EvaluationReply(pooled, {subset: tensor.to(device) for subset, tensor in self.fused.items()})
 
     @property
-    def nbytes(self) -> int:
-        """Payload in bytes."""
-        return nbytes([*self.pooled.values(), *self.fused.values()])
+    def tensors(self) -> list[Tensor]:
+        """All that travels of it."""
+        return [*self.pooled.values(), *self.fused.values()]
 
 
 @dataclass(frozen=True)
