@@ -17,7 +17,7 @@ from m2fedsa.coordination.grpc_server import CoordinationServer, Steward
 from m2fedsa.data.samples import FederatedData
 from m2fedsa.federation.in_process import InProcessFederation
 from m2fedsa.identity import Identity, Token
-from m2fedsa.links.admission import Gate
+from m2fedsa.links.admission import Gate, Limits
 from m2fedsa.links.grpc_client import GrpcLink, GrpcSession
 from m2fedsa.links.grpc_server import LinkServer
 from m2fedsa.links.worker import Worker
@@ -85,7 +85,8 @@ def served(config: Config, data: FederatedData, folder: Path) -> Iterator[tuple[
     who = worlds.parties(config, data)
     who.keep_in(folder)
     worker = Worker(1)
-    server = LinkServer(who.coordination, worker, Gate(RUN, party(FED, FED, HERE).key.public_key()))
+    limits = Limits(up=config.wire.up, down=config.wire.down)
+    server = LinkServer(who.coordination, worker, Gate(RUN, party(FED, FED, HERE).key.public_key()), limits)
     coordination = CoordinationServer(who.coordination, worker, Steward(RUN, identity.fingerprint(party(FED, FED, HERE).key.public_key())))
     links = Links(f"localhost:{server.start('127.0.0.1:0', party(MAIN, MAIN, HERE))}")
     address = f"localhost:{coordination.start('127.0.0.1:0', party(MAIN, MAIN, HERE))}"

@@ -12,7 +12,7 @@ from m2fedsa.reporting.progress import Silent
 from m2fedsa.training import Training
 
 
-def settings(rate, moments):
+def settings(rate, moments, up, down):
     rules = '[{pattern="text.classifier.*", over="nothing"}]'
     return worlds.config(
         evaluation__keep_best=True,
@@ -24,6 +24,8 @@ def settings(rate, moments):
         federation__warm_start=True,
         warm_start__calibrate=moments == "averaged",
         averaging__rules=rules,
+        wire__up=up,
+        wire__down=down,
     )
 
 
@@ -34,10 +36,14 @@ def data():
     return replace(found, clients=clients)
 
 
-@pytest.mark.parametrize(("rate", "moments"), [(0.5, "fresh"), (0.002, "averaged")])
+@pytest.mark.parametrize(
+    ("rate", "moments", "up", "down"),
+    [(0.5, "fresh", "float32", "float32"), (0.002, "averaged", "float32", "float32"), (0.002, "fresh", "int8", "bfloat16")],
+)
 @pytest.mark.parametrize("kind", ["gRPC", "Flower"])
-def test_the_best_round(kind, rate, moments, tmp_path):
-    config = settings(rate, moments)
+def test_the_best_round(kind, rate, moments, up, down, tmp_path):
+    """Where numbers travel in fewer bits, one process rounds them as the network does."""
+    config = settings(rate, moments, up, down)
     expected = m2fedsa.run(config, data=data(), encoders=worlds.encoders())
     with ExitStack() as stack:
         who, links, coordination = stack.enter_context(over_grpc.served(config, data(), tmp_path))
@@ -55,3 +61,4 @@ def test_the_best_round(kind, rate, moments, tmp_path):
     assert (found.record["best_round"] == 0) == (rate == 0.5)
     assert found.digest == expected.digest
     assert found.metrics == expected.metrics
+    assert [record["bytes"] for record in training.history] == [record["bytes"] for record in expected.history]

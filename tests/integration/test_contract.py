@@ -227,39 +227,54 @@ def test_the_report_needs_no_network(uninterrupted):
 
 # --- bytes on the wire ----------------------------------------------------------------------------------------------------------------
 
-FLOAT, INDEX, TRUTH = 4, 8, 1
+INDEX, TRUTH = 8, 1
 FUSED = 8
 """F"""
 
 
-def payload(samples):
+def row(width, wire):
+    """Bytes of the numbers of a token, or of a feature."""
+    return {"float32": 4 * width, "bfloat16": 2 * width, "int8": width + 4}[wire]
+
+
+def payload(samples, wire):
     """(up, down) of one step over these samples: activations and gradients up, features and activations' gradients down."""
-    number, up, down = len(samples.labels), 0, 0
+    number, sent = len(samples.labels), []
+    for way in (wire.up, wire.down):
+        total = number * row(FUSED, way)
+        for column, name in enumerate(samples.modalities):
+            present, width = int(samples.presence[:, column].sum()), small.WIDTHS[name]
+            total += present * (small.TOKENS[name] + 1) * row(width, way)
+        sent.append(total)
     for column, name in enumerate(samples.modalities):
-        present = int(samples.presence[:, column].sum())
-        activations = small.TOKENS[name] * small.WIDTHS[name] * FLOAT
         mask = small.TOKENS[name] * INDEX if name == "text" else 0
-        features = small.WIDTHS[name] * FLOAT
-        up += present * (activations + INDEX + mask + features)
-        down += present * (features + activations)
-    entering = number * len(samples.modalities) * TRUTH
-    fused = number * FUSED * FLOAT
-    return up + entering + fused, down + fused
+        sent[0] += int(samples.presence[:, column].sum()) * (INDEX + mask)
+    return sent[0] + number * len(samples.modalities) * TRUTH, sent[1]
 
 
-def test_bytes_are_those_of_the_four_messages(encoders, tmp_path):
+WIRES = pytest.mark.parametrize(("up", "down"), [("float32", "float32"), ("int8", "bfloat16")])
+
+
+def one_batch(encoders, up, down, rounds):
     """One batch per client and round, so that every batch has every modality of the client."""
-    config = small.config(encoders, transfer__start='"never"', federation__batch_size=32, federation__rounds=2, data__labelled_fraction=1.0)
+    settings = {"transfer__start": '"never"', "federation__batch_size": 32, "data__labelled_fraction": 1.0}
+    return small.config(encoders, **settings, federation__rounds=rounds, wire__up=f'"{up}"', wire__down=f'"{down}"')
+
+
+@WIRES
+def test_bytes_are_those_of_the_four_messages(encoders, tmp_path, up, down):
+    config = one_batch(encoders, up, down, 2)
     m2fedsa.run(config, out=tmp_path / "run")
     data = synthetic_of(config)
     for record in small.rounds(tmp_path / "run"):
-        expected = [payload(data.clients[name].train) for name in record["clients"]]
-        assert record["bytes"] == {"up": sum(up for up, _ in expected), "down": sum(down for _, down in expected)}
+        expected = [payload(data.clients[name].train, config.wire) for name in record["clients"]]
+        assert record["bytes"] == {"up": sum(one for one, _ in expected), "down": sum(one for _, one in expected)}
 
 
-def test_the_ledger_tells_what_the_rounds_measure(encoders, tmp_path):
+@WIRES
+def test_the_ledger_tells_what_the_rounds_measure(encoders, tmp_path, up, down):
     """Per sample and modality; on top of it, per sample, its row of the table of what enters fusion, and f with its gradient."""
-    config = small.config(encoders, transfer__start='"never"', federation__batch_size=32, federation__rounds=1, data__labelled_fraction=1.0)
+    config = one_batch(encoders, up, down, 1)
     m2fedsa.run(config, out=tmp_path / "run")
     ledger, (record,) = small.result(tmp_path / "run")["ledger"], small.rounds(tmp_path / "run")
     data = synthetic_of(config)
@@ -269,8 +284,8 @@ def test_the_ledger_tells_what_the_rounds_measure(encoders, tmp_path):
         for column, modality in enumerate(samples.modalities):
             for way in total:
                 total[way] += int(samples.presence[:, column].sum()) * ledger[modality]["bytes"][way]
-        total["up"] += len(samples.labels) * (len(samples.modalities) * TRUTH + FUSED * FLOAT)
-        total["down"] += len(samples.labels) * FUSED * FLOAT
+        total["up"] += len(samples.labels) * (len(samples.modalities) * TRUTH + row(FUSED, up))
+        total["down"] += len(samples.labels) * row(FUSED, down)
     assert record["bytes"] == total
 
 

@@ -30,12 +30,15 @@ SMALL_FILE = 4096
 """Bytes that a file may have on a disk that is all but full; a checkpoint has more."""
 
 
+def set_up_in(directory, **settings):
+    config = small.config(small.save_encoders(directory / "encoders"), federation__warm_start="false", **settings)
+    set_up(config, directory / "deployment", Addresses.of(f"localhost:{free_port()}", f"localhost:{free_port()}"))
+    return directory / "deployment"
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("deploy") / "deployment"
-    settings = small.config(small.save_encoders(tmp_path_factory.mktemp("encoders")), federation__warm_start="false")
-    set_up(settings, directory, Addresses.of(f"localhost:{free_port()}", f"localhost:{free_port()}"))
-    return directory
+    return set_up_in(tmp_path_factory.mktemp("deploy"))
 
 
 @pytest.fixture
@@ -170,6 +173,20 @@ def test_it_tells_how_it_is_and_ends_when_its_round_has(deployment):
         assert server.process.wait(120) == 0
         assert json.loads((server.state / "in_force.json").read_text())["round"] == 1
         assert server.events()[-1] == "stopped"
+
+
+def test_numbers_travel_as_the_settings_say(tmp_path):
+    """Eight bits up, sixteen down: what is counted is what travels, but for headers, and a tenth of it where all is small."""
+    directory = set_up_in(tmp_path, wire__up='"int8"', wire__down='"bfloat16"')
+    with running(directory) as server, Others(directory) as others:
+        plan, results = others.train()
+        found = server.figures()
+        for way in ("up", "down"):
+            counted = sum(getattr(result.traffic, way) for result in results)
+            others_tensors = 700 * sum(2 * result.steps + 2 for result in results)
+            print(way, counted, found["m2fedsa_bytes_total", way], counted + others_tensors)
+            assert 0 < counted < found["m2fedsa_bytes_total", way] < counted + others_tensors
+        others.settle(plan, results)
 
 
 def test_a_full_disk_and_a_round_that_does_not_end(deployment):

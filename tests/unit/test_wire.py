@@ -15,10 +15,11 @@ from torch import Tensor
 from m2fedsa import messages
 from m2fedsa.errors import ProtocolError
 from m2fedsa.links.frames import HEADER, Incoming, Outgoing
-from m2fedsa.links.narrow import CODES
+from m2fedsa.links.narrow import CODES, narrowed, payload
 from m2fedsa.links.plain import DTYPES, Tensors, form_of
 from m2fedsa.links.wire import decode, encode, to_bytes
 from m2fedsa.messages import ActivationGradients, Activations, EvaluationReply, Features, Gradients, RoundPlan
+from m2fedsa.models.layout import pack
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,13 @@ def test_what_is_not_finite_arrives_as_not_finite(width: str, spoil: float) -> N
     value[1, 2] = spoil
     found = decode(encode(One(value), width).whole(), One).value
     assert found.isfinite().all(1).tolist() == [True, False, True]
+
+
+@given(st.lists(tensors(), max_size=3), st.sampled_from(["float32", "bfloat16", "int8"]))
+def test_what_is_counted_is_what_travels(values: list[Tensor], width: str) -> None:
+    """All but headers and the zeros that lie between tensors."""
+    parts = [part for value in values for part in narrowed(pack(value)[0], width)[1]]
+    assert payload(values, width) == sum(part.numel() * part.element_size() for part in parts)
 
 
 def test_bytes_of_a_message_are_those_of_its_numbers() -> None:
