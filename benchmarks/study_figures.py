@@ -2,6 +2,7 @@
 docs/study.md."""
 
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -11,6 +12,8 @@ from study_tasks import OURS, metric_of
 Row = dict[str, Any]
 NO_COST = {"round": (), "bytes": ("centralised", "local"), "flops": ("centralised",)}
 """Whose costs are not those of a federation."""
+SAME_CURVE = ("best_by_loss",)
+"""Another round of the method's own runs."""
 AXES = {
     "round": "round, 0 is the warm start",
     "bytes": "bytes that all clients send and receive",
@@ -32,8 +35,8 @@ def draw(rows: Sequence[Row], folder: Path) -> None:
         if not mine:
             continue
         figure, axes = pyplot.subplot_mosaic([["round", "round"], ["bytes", "flops"]], figsize=(12, 9), sharey=True, layout="constrained")
-        arms = sorted({row["arm"] for row in mine} - {OURS})
-        colours = {OURS: "black", **dict(zip(arms, pyplot.get_cmap("tab20").colors, strict=False))}
+        arms = sorted({row["arm"] for row in mine} - {OURS, *SAME_CURVE})
+        colours = {OURS: "black", **dict(zip(arms, cycle(pyplot.get_cmap("tab20").colors), strict=False))}
         for cost, axis in axes.items():
             for arm in (OURS, *arms):
                 curves = [row["outcome"]["curve"] for row in mine if row["arm"] == arm]

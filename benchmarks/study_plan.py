@@ -114,8 +114,7 @@ class Plan:
             rate = rows.rate(task, "methods", OURS)
             names = {name: AT_ONCE if name in WITHIN_TRANSFER else "default" for name in self._asked(ABLATIONS) if name not in NO_ABLATION}
             yield [one for name, factor in names.items() for one in self._chosen(part, factor, name, rate)]
-            numbers = NUMBERS if task.numbers else ()
-            yield [one for name in self._asked([OURS]) for factor in numbers for one in self._chosen(part, factor, name, rate)]
+            yield [one for name in self._asked([OURS]) for factor in NUMBERS for one in self._chosen(part, factor, name, rate)]
         else:
             names = [*best, *self._asked(["closed_form"])] if (best := rows.best(task, BEST)) else []
             yield [
@@ -231,13 +230,13 @@ class Rows:
         return [*first, *[arm for arm in ranked if arm not in first][: number - len(first)]]
 
     def rising(self, task: Task) -> list[str]:
-        """Methods that had not converged, but for those that are another one to the bit."""
+        """Methods that had not converged, but for those that are another one to the bit, and variants of the method."""
         from m2fedsa.comparing.rows import mean_curve
         from m2fedsa.comparing.tables import rising
 
         rows = self.of(task=task.recipe, part="methods", stage="report")
         found = {arm: [row["outcome"] for row in rows if row["arm"] == arm] for arm in dict.fromkeys(row["arm"] for row in rows)}
-        curves = {arm: mean_curve(outcomes, metric_of(task.recipe)) for arm, outcomes in found.items() if arm not in SAME}
+        curves = {arm: mean_curve(outcomes, metric_of(task.recipe)) for arm, outcomes in found.items() if arm not in (*SAME, *VARIANTS)}
         return [arm for arm, curve in curves.items() if rising([point[3] for point in curve])]
 
     def seconds(self, wanted: Wanted) -> float:

@@ -81,8 +81,8 @@ def render(rows: Sequence[Row], figures: Path) -> str:
 
 
 WITHIN = (
-    "`fixed_start`, `no_decision_level`, `no_feature_level`, `paper_transfer` and other λ begin with transfer in the first round. The "
-    "recipe cuts before block 1 of 4, its adapters have a width of 32, and λ is 0.6, 0.2, 0.2.\n"
+    "`no_decision_level`, `no_feature_level`, `paper_transfer` and λ begin with transfer in the first round: compare them with "
+    "`fixed_start`, which does so too, with λ 0.6, 0.2, 0.2. In the recipe heads keep 1 block of 4, and adapters have a width of 32.\n"
 )
 
 

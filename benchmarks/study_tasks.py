@@ -39,7 +39,7 @@ NUMBERS: Mapping[str, tuple[str, ...]] = {
     "adapters of 128": ("modalities.*.adapter_width=128",),
     "λ 0.2, 0.4, 0.4": (*TEACHING, "transfer.weights=[0.2, 0.4, 0.4]"),
 }
-"""Other numbers in the method, where the recipe has 1, 32 and 0.6, 0.2, 0.2."""
+"""Other numbers in the method, where recipes that ship with the package have 1, 32 and 0.6, 0.2, 0.2."""
 NO_ABLATION = ("no_transfer", "plateau_start", "authors_start", "no_rounds", "self_teaching", *TUNING[:3], *VARIANTS)
 """What is the method itself where no transfer begins and all samples are labelled, and what other parts show."""
 LONGER = "twice the rounds"
@@ -80,8 +80,6 @@ class Task:
     whole: int = 5
     """on how many of them whole encoders train"""
     settings: tuple[str, ...] = ()
-    numbers: bool = False
-    """whether `ablations` has those of `NUMBERS`"""
 
     def grid(self, arm: str) -> list[float]:
         """The rates that are tried first."""
@@ -97,8 +95,8 @@ LATE, LATER = ("modalities.image.block=13", "modalities.text.block=4"), ("modali
 LONG, EPOCHS = "federation.rounds=8", "federation.local_epochs=3"
 """Trained for longer than in the recipe: in more rounds, or three times as long in each."""
 TASKS = (
-    Task("digits", 36, SMALL, 0.2, numbers=True),
-    Task("match", 40, SMALL, 0.2, taught=3, numbers=True),
+    Task("digits", 36, SMALL, 0.2),
+    Task("match", 40, SMALL, 0.2, taught=3),
     # The best of the federations there train whole encoders: five factors would take as long as all the other parts.
     Task(
         "spoken_digits",

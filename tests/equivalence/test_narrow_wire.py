@@ -9,6 +9,8 @@ import m2fedsa
 from m2fedsa.links.narrowing import narrowing
 from m2fedsa.messages import Activation, Activations
 
+NARROW = {"wire__up": "int8", "wire__down": "int8"}
+
 
 def run(**settings):
     return m2fedsa.run(
@@ -32,9 +34,26 @@ def test_a_narrow_wire_gives_nearly_the_same_run(narrow):
 
 def test_what_does_not_cross_the_cut_is_not_rounded():
     """In a run that is not split tensors alone travel, as they are."""
-    exact, same = (run(federation__split=False, **narrow) for narrow in ({}, {"wire__up": "int8", "wire__down": "int8"}))
+    exact, same = (run(federation__split=False, **narrow) for narrow in ({}, NARROW))
     assert same.digest == exact.digest
-    assert [one["bytes"] for one in same.history] == [one["bytes"] for one in exact.history]
+    assert [one["tensors"] for one in same.history] == [one["tensors"] for one in exact.history]
+    assert all(one["tensors"]["up"] > 0 and one["bytes"] == {"up": 0, "down": 0} for one in same.history)
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        {"federation__server_update": "in_turn"},
+        {"federation__server_update": "synchronous"},
+        {"federation__server_update": "in_turn", "federation__client_update": "relay"},
+    ],
+    ids=lambda order: "-".join(order.values()),
+)
+def test_every_order_of_updates_has_a_narrow_wire(order):
+    exact, near = (run(federation__rounds=1, **order, **narrow) for narrow in ({}, NARROW))
+    assert near.digest != exact.digest
+    assert near.history[0]["bytes"]["up"] < 0.7 * exact.history[0]["bytes"]["up"]
+    assert near.history[0]["loss"]["fused"] == pytest.approx(exact.history[0]["loss"]["fused"], rel=0.02)
 
 
 def test_each_direction_has_a_width_of_its_own():

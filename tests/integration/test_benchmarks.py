@@ -80,6 +80,9 @@ def test_study_goes_on_where_it_was_stopped_and_makes_its_tables(monkeypatch, tm
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     study = runpy.run_path(str(BENCHMARKS / "study.py"))
     main = study["main"]
+    numbers = {"adapters of 2": ("modalities.*.adapter_width=2",)}
+    for module in ("study_plan", "study_table"):
+        monkeypatch.setattr(importlib.import_module(module), "NUMBERS", numbers)
     tasks = importlib.import_module("study_tasks")
     main.__globals__["TASKS"] = (tasks.Task("small", 1, (0.001, 0.1), 0.1, seeds=(5, 6), search=(20, 21)),)
     rows, runs, table = tmp_path / "rows.jsonl", tmp_path / "runs", tmp_path / "study.md"
@@ -95,8 +98,10 @@ def test_study_goes_on_where_it_was_stopped_and_makes_its_tables(monkeypatch, tm
         *[(arm, seed) for seed in (5, 6) for arm in ("m2fedsa", "closed_form")],
         ("no_ma", 5),
         ("no_ma", 6),
+        ("m2fedsa", 5),
+        ("m2fedsa", 6),
     ]
-    assert len(kept) == 12
+    assert len(kept) == 14
     judged = dict.fromkeys(sorted({row["candidate"] for row in searched}), 0.0)
     for row in searched:
         judged[row["candidate"]] += row["outcome"]["validation"]["fused"]["accuracy"]
@@ -108,6 +113,7 @@ def test_study_goes_on_where_it_was_stopped_and_makes_its_tables(monkeypatch, tm
     edge = " (edge)" if rates[chosen] in (min(rates.values()), max(rates.values())) else ""
     mean = sum(row["outcome"]["test"]["fused"]["accuracy"] for row in (told[0], told[2])) / 2
     assert f"| m2fedsa | {chosen}{edge} | 5, 6 | {mean:.3f} ±" in table.read_text()
+    assert f"| adapters of 2 | {chosen}{edge} | 5, 6 |" in table.read_text()
     assert "## What training adds to the closed form" in table.read_text()
     assert (tmp_path / "study_small.png").read_bytes().startswith(b"\x89PNG")
     assert not list(runs.rglob("*.json"))

@@ -232,9 +232,9 @@ FUSED = 8
 """F"""
 
 
-def row(width, wire):
-    """Bytes of the numbers of a token, or of a feature."""
-    return {"float32": 4 * width, "bfloat16": 2 * width, "int8": width + 4}[wire]
+def row(width, wire, tokens=1):
+    """Bytes of the numbers of a sample's tokens, or of a feature. A scale is a token's, or the sample's where a token has less than 16."""
+    return tokens * {"float32": 4, "bfloat16": 2, "int8": 1}[wire] * width + (wire == "int8") * 4 * (tokens if width >= 16 else 1)
 
 
 def payload(samples, wire):
@@ -244,7 +244,7 @@ def payload(samples, wire):
         total = number * row(FUSED, way)
         for column, name in enumerate(samples.modalities):
             present, width = int(samples.presence[:, column].sum()), small.WIDTHS[name]
-            total += present * (small.TOKENS[name] + 1) * row(width, way)
+            total += present * (row(width, way, small.TOKENS[name]) + row(width, way))
         sent.append(total)
     for column, name in enumerate(samples.modalities):
         mask = small.TOKENS[name] * INDEX if name == "text" else 0
@@ -269,6 +269,22 @@ def test_bytes_are_those_of_the_four_messages(encoders, tmp_path, up, down):
     for record in small.rounds(tmp_path / "run"):
         expected = [payload(data.clients[name].train, config.wire) for name in record["clients"]]
         assert record["bytes"] == {"up": sum(one for one, _ in expected), "down": sum(one for _, one in expected)}
+
+
+@WIRES
+def test_a_pass_without_training_counts_what_travels(encoders, tmp_path, up, down):
+    """The warm start: activations up, features down, each sample once."""
+    config = one_batch(encoders, up, down, 1)
+    m2fedsa.run(config, out=tmp_path / "run")
+    sent = {"up": 0, "down": 0}
+    for samples in (client.train for client in synthetic_of(config).clients.values() if client.train is not None):
+        for column, name in enumerate(samples.modalities):
+            present, width = int(samples.presence[:, column].sum()), small.WIDTHS[name]
+            mask = small.TOKENS[name] * INDEX if name == "text" else 0
+            sent["up"] += present * (row(width, up, small.TOKENS[name]) + INDEX + mask)
+            sent["down"] += present * row(width, down)
+        sent["up"] += len(samples.labels) * len(samples.modalities) * TRUTH
+    assert json.loads((tmp_path / "run" / "warm_start.json").read_text())["bytes"] == sent
 
 
 @WIRES

@@ -50,15 +50,56 @@ def test_a_tensor_arrives_with_type_shape_order_in_memory_and_bits(value: Tensor
 def test_narrow_values_are_near_and_whole_numbers_stay(value: Tensor, width: str) -> None:
     found = decode(encode(One(value), width).whole(), One).value
     assert found.dtype == value.dtype
-    if value.dtype not in (torch.float32, torch.float64) or not value.dim():
+    if not value.is_floating_point() or not value.dim() or (width == "bfloat16" and value.element_size() <= 2):
         assert torch.equal(found, value)
     elif width == "bfloat16":
         assert torch.equal(found, value.to(torch.bfloat16).to(value.dtype))
     elif value.numel():
-        # Rows lie along the last dimension in memory; half a code of the largest entry is as far as rounding goes.
-        last = min(range(value.dim()), key=lambda at: (value.stride(at), -at))
-        bound = value.abs().amax(last, keepdim=True) / CODES / 2
-        assert bool(((found - value).abs() <= bound * 1.001 + 1e-12).all())
+        # Half a code of a row's largest entry is as far as rounding goes, and in sixteen bits half of their last place beside it.
+        values, arrived = (pack(one)[0].reshape(-1, row_of(value)).double() for one in (value, found))
+        bound = values.abs().amax(1, keepdim=True) / CODES / 2 * 1.001
+        if value.element_size() == 2:
+            bound = bound + values.abs() / 128 + 0.01 * bound
+        assert bool(((arrived - values).abs() <= bound + 1e-12).all())
+
+
+def row_of(value: Tensor) -> int:
+    """From the innermost dimension in memory outwards until there are sixteen, and never over the outermost one."""
+    *_, last = sizes = pack(value)[0].shape
+    inner = list(sizes[1:-1])
+    while last < 16 and inner:
+        last *= inner.pop()
+    return last
+
+
+@pytest.mark.parametrize(
+    ("shape", "rows"),
+    [
+        ((2, 7, 64), 14),  # tokens
+        ((2, 8, 3, 3), 2),  # maps of nine: one scale a sample
+        ((2, 8, 5, 5), 16),  # a map each
+        ((2, 8, 20, 20), 320),  # a line of a map each
+        ((2, 8), 2),
+        ((2, 3, 0), 0),
+        ((0, 4), 0),
+    ],
+)
+def test_rows_have_sixteen_numbers_and_lie_within_a_sample(shape: tuple[int, ...], rows: int) -> None:
+    value = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    assert payload([value], "int8") == value.numel() + 4 * rows
+    if value.numel() >= 100:
+        assert payload([value], "int8") < 0.32 * payload([value], "float32")
+
+
+def test_maps_with_channels_last_in_memory_have_a_scale_a_place() -> None:
+    value = torch.randn(2, 32, 3, 3).to(memory_format=torch.channels_last)
+    assert payload([value], "int8") == 2 * 9 * (32 + 4)
+
+
+def test_what_is_narrow_already_is_not_widened() -> None:
+    value = torch.randn(3, 40).to(torch.bfloat16)
+    assert payload([value], "bfloat16") == payload([value], "float32") == 240
+    assert payload([value], "int8") == 3 * 44
 
 
 @pytest.mark.parametrize("spoil", [float("nan"), float("inf"), float("-inf")])

@@ -132,4 +132,4 @@ def rising(values: Sequence[float]) -> bool:
     if len(values) < 4:
         return False
     smooth = [(one + other) / 2 for one, other in pairwise(values)]
-    return smooth[-1] - smooth[2 * len(smooth) // 3 - 1] >= 0.01
+    return smooth[-1] - smooth[-1 - round(len(smooth) / 3)] >= 0.01

@@ -40,11 +40,12 @@ Width = Literal["float32", "bfloat16", "int8"]
 
 class Wire(Section):
     """Between clients and the main server: activations, features and their gradients, in training, warm start and evaluation. In one
-    process they are rounded as over a network. Tensors that are averaged travel as they are."""
+    process they are rounded as over a network; predictions of a whole model are not. Tensors that are averaged travel as they are, so
+    nothing changes where `federation.split = false`."""
 
     up: Width = "float32"
-    """How numbers travel from clients: `float32` as they are, to the bit; `bfloat16` and `int8` (with a scale per token) in a half and a
-    quarter of the bytes."""
+    """How numbers travel from clients: `float32` as they are, to the bit; `bfloat16` in a half of the bytes, `int8` in little more than a
+    quarter, with a scale for each token or map."""
     down: Width = "float32"
     """How they travel to clients."""
 

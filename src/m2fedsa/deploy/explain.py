@@ -90,7 +90,8 @@ class Recording:
         if name not in self.found:
             to, purpose = PURPOSES[name]
             sent = wire.encode(message, self.up if to == "main server" else "float32")
-            self.found[name] = Example(name, to, purpose, client, sent.nbytes, tuple(content_of(message)))
+            arrived = wire.decode(sent.whole(), type(message))
+            self.found[name] = Example(name, to, purpose, client, sent.nbytes, tuple(content_of(arrived)))
 
 
 @dataclass(frozen=True)

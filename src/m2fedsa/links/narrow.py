@@ -1,7 +1,8 @@
 """Numbers in fewer bits while they travel: bfloat16, or int8 with one scale per row.
 
-A row is what lies along the last dimension in memory: the channels of a token. A row with a number that is not finite arrives as NaN
-throughout, so that nothing that diverged passes as a finite number.
+A row is what lies together at the end of a tensor in memory: the channels of a token or, of maps that lie channel by channel, one map, and
+all maps of a sample where these are so small that their scales would take more than the numbers save. A row with a number that is not
+finite arrives as NaN throughout, so that nothing that diverged passes as a finite number.
 """
 
 import math
@@ -12,22 +13,25 @@ import torch
 from torch import Tensor
 
 from m2fedsa.config import Width
-from m2fedsa.models.layout import pack
+from m2fedsa.models.layout import order_of
+from m2fedsa.state import nbytes
 
 WIDTHS: tuple[Width, ...] = get_args(Width)
 CODES = 127
 """The largest code of int8."""
+ROW = 16
+"""Numbers that a row has at least, unless a sample has fewer: a scale takes four bytes."""
 
 
 def narrowed(tensor: Tensor, width: Width) -> tuple[Width, list[Tensor]]:
-    """The parts of a contiguous tensor that travel, and how they are to be read. Whole numbers and what is narrow already stay as they
+    """The parts of a contiguous tensor that travel, and how they are to be read. Whole numbers and what is as narrow already stay as they
     are: "float32" and the tensor itself."""
-    width = _width(tensor, width)
+    width = _width(tensor.dtype, tensor.dim(), width)
     if width == "float32":
         return width, [tensor]
     if width == "bfloat16":
         return width, [tensor.to(torch.bfloat16)]
-    rows = tensor.reshape(-1, tensor.shape[-1]) if tensor.numel() else tensor.reshape(0, 1)
+    rows = tensor.reshape(-1, _row(tuple(tensor.shape)))
     scales = rows.abs().amax(1).float() / CODES if len(rows) else torch.zeros(0)
     divisors = torch.where(scales > 0, scales, 1.0)  # NaN and rows of zeros: the scale tells
     codes = (rows / divisors[:, None]).round().nan_to_num(0.0).clamp(-CODES, CODES).to(torch.int8)
@@ -43,7 +47,7 @@ def widened(parts: list[Tensor], width: Width, dtype: torch.dtype) -> Tensor:
     codes, scales = parts
     if not codes.numel():
         return codes.to(dtype)
-    rows = codes.reshape(-1, codes.shape[-1]).to(torch.float32) * scales[:, None]
+    rows = codes.reshape(len(scales), -1).to(torch.float32) * scales[:, None]
     return rows.reshape(codes.shape).to(dtype)
 
 
@@ -53,22 +57,33 @@ def layout(shape: tuple[int, ...], width: Width, dtype: torch.dtype) -> list[tup
         return [(dtype, shape)]
     if width == "bfloat16":
         return [(torch.bfloat16, shape)]
-    rows = 1
-    for size in shape[:-1]:
-        rows *= size
-    return [(torch.int8, shape), (torch.float32, (rows if shape and shape[-1] else 0,))]
+    return [(torch.int8, shape), (torch.float32, (math.prod(shape) // _row(shape),))]
 
 
 def payload(tensors: Iterable[Tensor], width: Width) -> int:
     """Bytes of the values of some tensors as they travel."""
+    if width == "float32":
+        return nbytes(tensors)
     whole = 0
     for tensor in tensors:
-        packed, _ = pack(tensor.detach())
-        whole += sum(math.prod(sizes) * kind.itemsize for kind, sizes in layout(tuple(packed.shape), _width(packed, width), packed.dtype))
+        packed = tuple(tensor.shape[dimension] for dimension in order_of(tensor))
+        parts = layout(packed, _width(tensor.dtype, tensor.dim(), width), tensor.dtype)
+        whole += sum(math.prod(sizes) * kind.itemsize for kind, sizes in parts)
     return whole
 
 
-def _width(tensor: Tensor, wanted: Width) -> Width:
-    """How it travels where this is wanted: whole numbers, single ones and what is narrow already stay as they are."""
-    stays = not tensor.is_floating_point() or tensor.element_size() <= 2 or tensor.dim() == 0
-    return "float32" if stays else wanted
+def _width(dtype: torch.dtype, dimensions: int, wanted: Width) -> Width:
+    """How it travels where this is wanted: whole numbers, single ones and what is as narrow already stay as they are."""
+    narrow = wanted == "int8" or dtype.itemsize > 2
+    return wanted if dtype.is_floating_point and dimensions and narrow else "float32"
+
+
+def _row(shape: tuple[int, ...]) -> int:
+    """Numbers of a row, which divide those of the tensor: the last dimension, and those before it while that makes too few, but never
+    those of two samples. At least 1, for tensors without a number."""
+    row = shape[-1]
+    for size in shape[-2:0:-1]:
+        if row >= ROW:
+            break
+        row *= size
+    return max(row, 1)

@@ -13,11 +13,16 @@ def pack(tensor: Tensor) -> tuple[Tensor, tuple[int, ...]]:
 
     `order[i]` is the dimension of `tensor` that became dimension i. A contiguous tensor is returned as it is.
     """
+    order = order_of(tensor)
+    return (tensor if tensor.is_contiguous() else tensor.permute(order).contiguous()), order
+
+
+def order_of(tensor: Tensor) -> tuple[int, ...]:
+    """The order of dimensions in memory, the outermost first."""
     if tensor.is_contiguous():
-        return tensor, tuple(range(tensor.dim()))
+        return tuple(range(tensor.dim()))
     strides = tensor.stride()
-    order = tuple(sorted(range(tensor.dim()), key=lambda dimension: (-strides[dimension], dimension)))
-    return tensor.permute(order).contiguous(), order
+    return tuple(sorted(range(tensor.dim()), key=lambda dimension: (-strides[dimension], dimension)))
 
 
 def unpack(contiguous: Tensor, order: Sequence[int]) -> Tensor:

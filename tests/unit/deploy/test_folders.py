@@ -185,6 +185,16 @@ def test_explain_tells_every_message_that_leaves(deployment):
     assert {path: path.read_bytes() for path in deployment.rglob("*") if path.is_file()} == before, "nothing was changed"
 
 
+def test_explain_shows_numbers_as_they_travel(settings, made, tmp_path):
+    """In eight bits they are others, and fewer bytes; what goes to the fed server is whole."""
+    set_up(settings.override(["wire.up=int8"]), tmp_path / "deployment", ADDRESSES)
+    exact, narrow = ({one.name: one for one in explain(directory)} for directory in (made, tmp_path / "deployment"))
+    hidden = "modalities[image].hidden"
+    assert narrow["Activations"].nbytes < exact["Activations"].nbytes
+    assert dict(narrow["Activations"].content)[hidden] != dict(exact["Activations"].content)[hidden]
+    assert narrow["TrainResult"].nbytes == exact["TrainResult"].nbytes
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
