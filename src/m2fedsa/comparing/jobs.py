@@ -95,8 +95,9 @@ def perform(settings: str, place: str) -> tuple[str, bool]:
         return as_called(str(error)), True
     finally:
         _Worker.busy = False
-    fused = score(result.metrics, "fused", metric_of(Config.from_toml(settings)))
-    return f"{'' if fused is None else f'fused {fused:.3f}, '}{duration(result.seconds)}", False
+    metric = metric_of(Config.from_toml(settings))
+    fused = score(result.metrics, "fused", metric)
+    return f"{'' if fused is None else f'fused {metric} {fused:.3f}, '}{duration(result.seconds)}", False
 
 
 def _check(job: Job, path: Path) -> None:
