@@ -770,7 +770,7 @@ def signature(answer: object) -> object:
     if isinstance(answer, EvaluateResult):
         return [[subset, *bits(tally)] for subset, tally in answer.tallies.items()]
     assert isinstance(answer, SumsResult)
-    halves = [bits({"n": sums.counts, "s": sums.sums, "p": sums.products}) for half in (answer.even, answer.odd) for sums in half.values()]
+    halves = [bits({"n": sums.counts, "s": sums.sums, "p": sums.factor}) for half in (answer.even, answer.odd) for sums in half.values()]
     return [*halves, bits({"": answer.counts}), answer.traffic]
 
 

@@ -12,7 +12,7 @@ from m2fedsa.fed_server.warm import WarmStart, warm_start
 from m2fedsa.main_server import MainServer
 from m2fedsa.messages import ALL, EvaluationRequest, SumsResult
 from m2fedsa.tasks import MultiLabel, Regression, SingleLabel
-from m2fedsa.warm_start import Moments, centred, residual_ridge
+from m2fedsa.warm_start import Moments, Sums, centred, residual_ridge
 
 CLASSES = len(worlds.CLASSES)
 BIG = {name: (owned, 3 * number) for name, (owned, number) in worlds.CLIENTS.items()}
@@ -27,11 +27,11 @@ def least_squares(features: np.ndarray, targets: np.ndarray, shrinkage: float) -
 
 def test_ridge_by_hand() -> None:
     """φ = 1, 1, 1, 1 and r = 1, 0, 0, 1, ρ = ½: W (G + G) = C, so half of the mean. Centred, of y = 1, 0, 0, 1, nothing is left."""
-    sums = Moments.sums(torch.ones(4, 1), torch.tensor([[1, 1], [0, 1], [0, 1], [1, 1]]))
+    sums = Sums.of(Moments.sums(torch.ones(4, 1), torch.tensor([[1, 1], [0, 1], [0, 1], [1, 1]])))
     assert residual_ridge(sums, 0.5).tolist() == [[0.25]]
     assert residual_ridge(centred(sums), 0.5).tolist() == [[0.0]]
     # A feature that nobody has gets no weight.
-    absent = Moments.sums(torch.tensor([[2.0, 0.0], [0.0, 0.0]]), torch.tensor([[1.0, 1.0], [0.0, 1.0]]))
+    absent = Sums.of(Moments.sums(torch.tensor([[2.0, 0.0], [0.0, 0.0]]), torch.tensor([[1.0, 1.0], [0.0, 1.0]])))
     assert residual_ridge(absent, 0.0).tolist() == [[0.5, 0.0]]
 
 
@@ -41,7 +41,7 @@ def test_sums_of_clients_give_the_ridge_regression_of_all(shrinkage: float) -> N
     features, targets = draw.normal(size=(60, 7)) * np.arange(1, 8) + 3, draw.normal(size=(60, 3))
     parts = [Moments.sums(torch.from_numpy(features[k::3]), torch.from_numpy(np.pad(targets[k::3], ((0, 0), (0, 1)), constant_values=1)))
              for k in range(3)]  # fmt: skip
-    whole = parts[0] + parts[1] + parts[2]
+    whole = Sums.of(parts[0]) + Sums.of(parts[1]) + Sums.of(parts[2])
     assert np.allclose(residual_ridge(whole, shrinkage), least_squares(features, targets, shrinkage), rtol=1e-8)
     middle = targets - targets.mean(0)
     assert np.allclose(residual_ridge(centred(whole), shrinkage), least_squares(features, middle, shrinkage), rtol=1e-7, atol=1e-12)

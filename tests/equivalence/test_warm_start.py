@@ -35,7 +35,7 @@ from m2fedsa.messages import (
     SumsTask,
 )
 from m2fedsa.tasks.opinions import own_frequencies
-from m2fedsa.warm_start import best, class_sums, discriminant, total
+from m2fedsa.warm_start import Sums, best, class_sums, discriminant, numbers_of, rows_of, total
 
 CLASSES = len(worlds.CLASSES)
 
@@ -80,8 +80,11 @@ def test_sums_by_hand() -> None:
     sums = class_sums(torch.tensor([[1, 2], [3, 4], [5, 6]]), torch.tensor([[1, 0], [0, 1], [1, 0]]))
     assert sums.counts.tolist() == [2, 1]
     assert sums.sums.tolist() == [[6, 8], [3, 4]]
-    assert sums.products.tolist() == [[1 + 9 + 25, 2 + 12 + 30], [2 + 12 + 30, 4 + 16 + 36]]
-    assert {one.dtype for one in (sums.counts, sums.sums, sums.products)} == {torch.float64}
+    products = torch.tensor([[1 + 9 + 25, 2 + 12 + 30], [2 + 12 + 30, 4 + 16 + 36]], dtype=torch.float64)
+    assert torch.allclose(Sums.of(sums).products, products, rtol=1e-14)
+    # R = √35, 44/√35; √(56 − 44²/35).
+    assert sums.factor.tolist() == pytest.approx([35**0.5, 44 / 35**0.5, (56 - 44**2 / 35) ** 0.5])
+    assert {one.dtype for one in (sums.counts, sums.sums, sums.factor)} == {torch.float64}
 
 
 def test_sums_of_soft_labels_by_hand() -> None:
@@ -89,14 +92,30 @@ def test_sums_of_soft_labels_by_hand() -> None:
     sums = class_sums(torch.tensor([[4.0, 0.0], [0.0, 2.0]]), torch.tensor([[0.25, 0.75], [1.0, 0.0]]))
     assert sums.counts.tolist() == [1.25, 0.75]
     assert sums.sums.tolist() == [[1, 2], [3, 0]]
-    assert sums.products.tolist() == [[16, 0], [0, 4]]
+    assert Sums.of(sums).products.tolist() == [[16, 0], [0, 4]]
+
+
+@given(rows=st.integers(0, 12), width=st.integers(1, 9), rank=st.integers(1, 9), seed=st.integers(0, 999))
+@hypothesis_settings(max_examples=60)
+def test_a_factor_is_the_sum_of_products_and_tells_no_more(rows, width, rank, seed) -> None:
+    """Whatever N, D and rank; turned samples have the same products, and the same factor where it is the only one."""
+    draw = np.random.default_rng(seed)
+    z = draw.normal(size=(rows, min(rank, width))) @ draw.normal(size=(min(rank, width), width))
+    sums = class_sums(torch.from_numpy(z), torch.ones(rows, 1))
+    assert len(sums.factor) == numbers_of(min(rows, width), width)
+    assert rows_of(len(sums.factor), width) == min(rows, width)
+    assert np.allclose(Sums.of(sums).products, z.T @ z, atol=1e-10)
+    if rows and rank >= min(rows, width):
+        turn, _ = np.linalg.qr(draw.normal(size=(rows, rows)))
+        turned = class_sums(torch.from_numpy(turn @ z), torch.ones(rows, 1)).factor
+        assert np.allclose(turned, sums.factor, atol=1e-6 * max(1.0, float(sums.factor.abs().max())))
 
 
 @pytest.mark.parametrize("shrinkage", [0.01, 0.3, 1.0])
 def test_soft_labels_are_weights(shrinkage: float) -> None:
     draw = np.random.default_rng(3)
     z, q = draw.normal(size=(40, 5)) + 3, draw.dirichlet(np.ones(4), 40)
-    found = discriminant(class_sums(torch.from_numpy(z), torch.from_numpy(q)), shrinkage)
+    found = discriminant(Sums.of(class_sums(torch.from_numpy(z), torch.from_numpy(q))), shrinkage)
     weight, bias = weighted_discriminant(z, q, shrinkage)
     assert np.allclose(found.weight, weight, rtol=1e-9)
     assert np.allclose(found.bias, bias, rtol=1e-9)
@@ -110,7 +129,7 @@ def test_soft_labels_are_weights(shrinkage: float) -> None:
 def test_a_class_of_nobody_sits_at_the_mean_of_all_and_moves_no_other() -> None:
     draw = np.random.default_rng(4)
     z, y = draw.normal(size=(30, 3)), draw.integers(0, 3, 30)
-    found = discriminant(class_sums(torch.from_numpy(z), one_hot(y, 4)), 0.2)
+    found = discriminant(Sums.of(class_sums(torch.from_numpy(z), one_hot(y, 4))), 0.2)
     weight, bias = sklearn_discriminant(z, y, 0.2)
     assert np.allclose(found.weight[:3], weight, rtol=1e-8)
     assert np.allclose(found.bias[:3], bias, rtol=1e-8)
@@ -120,7 +139,7 @@ def test_a_class_of_nobody_sits_at_the_mean_of_all_and_moves_no_other() -> None:
 
 
 def test_features_that_are_all_the_same_give_finite_classifiers() -> None:
-    found = discriminant(class_sums(torch.ones(6, 3), one_hot(np.array([0, 1, 2, 0, 1, 2]))), 0.01)
+    found = discriminant(Sums.of(class_sums(torch.full((6, 3), 0.7), one_hot(np.array([0, 1, 2, 0, 1, 2])))), 0.01)
     assert bool(found.weight.isfinite().all())
     assert bool(found.bias.isfinite().all())
 
@@ -242,7 +261,7 @@ def test_labelled_samples_have_no_soft_labels_where_their_fusion_is_asked_for_to
         assert mine.client == other.client
         for modality, one in mine.even.items():
             assert torch.equal(one.counts, other.even[modality].counts), (mine.client, modality)
-            assert torch.equal(one.products, other.even[modality].products), (mine.client, modality)
+            assert torch.equal(one.factor, other.even[modality].factor), (mine.client, modality)
 
 
 @pytest.mark.parametrize("least", [1, 4])
@@ -276,7 +295,7 @@ def check_sums(found: ClassSums, z: np.ndarray, y: np.ndarray) -> None:
     assert np.array_equal(found.counts.numpy(), np.bincount(y, minlength=CLASSES))
     for one in range(CLASSES):
         assert np.allclose(found.sums[one], z[y == one].sum(0), atol=1e-12)
-    assert np.allclose(found.products, z.T @ z, atol=1e-12)
+    assert np.allclose(Sums.of(found).products, z.T @ z, atol=1e-12)
 
 
 @pytest.mark.parametrize("comes_back", [False, True])

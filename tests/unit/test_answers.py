@@ -135,7 +135,9 @@ def half(**changes):
 
 
 SUMMED = {
-    "nan": (half(products=lambda one: one * NAN), "products in the even sums of image has"),
+    "nan": (half(factor=lambda one: one * NAN), "factor in the even sums of image has"),
+    "cut short": (half(factor=lambda one: one[:-1]), r"factor in the even sums of image is \(\d+,\) float64; \(\d+,\) floating"),
+    "of more samples": (half(factor=lambda _: torch.ones(10_000)), r"factor in the even sums of image is \(10000,\)"),
     "shape": (half(sums=lambda one: one[:, :3]), r"sums in the even sums of image is \(4, 3\)"),
     "negative": (half(counts=lambda one: one - 100), "counts in the even sums of image has a value of -"),
     "too many": (half(counts=lambda one: one + 1e6), r"samples in the even sums of image is \d.*; 0 … \d+ is needed"),

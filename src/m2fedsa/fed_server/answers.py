@@ -33,6 +33,7 @@ from m2fedsa.messages import (
 from m2fedsa.metrics.tally import tensors_of
 from m2fedsa.moments import FIRST, SECOND, STEPS
 from m2fedsa.state import by_prefix
+from m2fedsa.warm_start import numbers_of, rows_of
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _ROUNDING = 1e-6
@@ -143,7 +144,8 @@ class _Look:
                 ("odd", result.odd[name], self.client.labelled),
             ):
                 place = f"{which} sums of {name}"
-                for field, shape in (("counts", (rows,)), ("sums", (rows, width)), ("products", (width, width))):
+                taken = min(rows_of(sums.factor.numel(), width), most)
+                for field, shape in (("counts", (rows,)), ("sums", (rows, width)), ("factor", (numbers_of(taken, width),))):
                     _fits(f"{field} in the {place}", getattr(sums, field), shape)
                 # Of classes all counts are samples; else the last one is.
                 counts = sums.counts if rows == self.blueprint.classes else sums.counts[-1:]

@@ -15,7 +15,7 @@ from m2fedsa.fed_server.server import FedServer
 from m2fedsa.messages import ClassSums, Failure, Judged, JudgeResult, JudgeTask, Result, Summed, SumsResult, SumsTask, Task, Traffic
 from m2fedsa.state import nbytes
 from m2fedsa.tasks.task import FUSED, Linear
-from m2fedsa.warm_start import best, blocks_of, centred, residual_ridge, total
+from m2fedsa.warm_start import Sums, best, blocks_of, centred, residual_ridge, total
 
 CORRECTIONS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 """Scales of a regression on what is left unexplained: a half of the identity bounds the Hessian of cross-entropy, so 2 is a Newton step at
@@ -143,7 +143,7 @@ def _side_by_side(
     if even.counts[-1] == 0:
         return first, {}
 
-    def fit(one: ClassSums, shrinkage: float) -> Tensor:
+    def fit(one: Sums, shrinkage: float) -> Tensor:
         return residual_ridge(centred(one) if of == "joint" else one, shrinkage)
 
     candidates = tuple((fit(even, shrinkage), torch.zeros(task.outputs)) for shrinkage in shrinkages)

@@ -38,20 +38,19 @@ class TrainResult:
 
 @dataclass(frozen=True)
 class ClassSums:
-    """Per modality, in float64: n_c (K,), Σ_c z (K, D_z), Σ z zᵀ (D_z, D_z). Of other tasks than one class of several, Σ y and N (K + 1,),
-    and Σ y zᵀ and Σ zᵀ (K + 1, D_z)."""
+    """Per modality, in float64: n_c (K,), Σ_c z (K, D_z), and of Σ z zᵀ a factor. Of other tasks than one class of several, Σ y and N
+    (K + 1,), and Σ y zᵀ and Σ zᵀ (K + 1, D_z)."""
 
     counts: Tensor
     sums: Tensor
-    products: Tensor
-
-    def __add__(self, other: "ClassSums") -> "ClassSums":
-        return ClassSums(self.counts + other.counts, self.sums + other.sums, self.products + other.products)
+    factor: Tensor
+    """R with Rᵀ R = Σ z zᵀ: r = min(N, D_z) rows one after the other, each from its diagonal on, which is not below zero
+    (r D_z − r (r − 1) / 2,). It follows from Σ z zᵀ, so it tells no more, and is smaller: of few samples by far."""
 
     @property
     def nbytes(self) -> int:
         """Payload in bytes."""
-        return nbytes([self.counts, self.sums, self.products])
+        return nbytes([self.counts, self.sums, self.factor])
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from m2fedsa.messages import ClassSums
 from m2fedsa.metrics import LabelTally
 from m2fedsa.tasks.opinions import EXPECTATIONS, fused_logits
 from m2fedsa.tasks.task import Linear, Targets
-from m2fedsa.warm_start import Moments, ridge_direction
+from m2fedsa.warm_start import Moments, Sums, ridge_direction
 
 
 @dataclass(frozen=True)
@@ -129,11 +129,11 @@ class MultiLabel:
         """Σ y and N, Σ y zᵀ and Σ zᵀ, Σ z zᵀ."""
         return Moments.sums(features, targets)
 
-    def number(self, sums: ClassSums) -> float:
+    def number(self, sums: ClassSums | Sums) -> float:
         """N, the last of the counts."""
         return float(sums.counts[-1])
 
-    def fit(self, sums: ClassSums, shrinkage: float, prior: Tensor) -> Linear:  # noqa: ARG002  (see `Task`)
+    def fit(self, sums: Sums, shrinkage: float, prior: Tensor) -> Linear:  # noqa: ARG002  (see `Task`)
         """Ridge regression on zeros and ones, its score turned into log-odds by the discriminant analysis of that one number."""
         moments = Moments.of(sums)
         direction = ridge_direction(moments, shrinkage)

@@ -13,7 +13,7 @@ from m2fedsa.messages import ClassSums
 from m2fedsa.metrics import NumberTally
 from m2fedsa.tasks.opinions import EXPECTATIONS
 from m2fedsa.tasks.task import FUSED, Linear, Targets
-from m2fedsa.warm_start import Moments, ridge_direction
+from m2fedsa.warm_start import Moments, Sums, ridge_direction
 
 UNJUDGED, SMALLEST = 0.5, 1e-3
 """The part of the variance that a modality leaves where nobody has measured it, and the least that is believed."""
@@ -167,11 +167,11 @@ class Regression:
         """Σ y and N, Σ y zᵀ and Σ zᵀ, Σ z zᵀ."""
         return Moments.sums(features, targets)
 
-    def number(self, sums: ClassSums) -> float:
+    def number(self, sums: ClassSums | Sums) -> float:
         """N, the last of the counts."""
         return float(sums.counts[-1])
 
-    def fit(self, sums: ClassSums, shrinkage: float, prior: Tensor) -> Linear:
+    def fit(self, sums: Sums, shrinkage: float, prior: Tensor) -> Linear:
         """Ridge regression, exact as if the data were pooled, in units of τ around μ."""
         moments = Moments.of(sums)
         weight = (1 - shrinkage) * ridge_direction(moments, shrinkage)

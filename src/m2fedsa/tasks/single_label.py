@@ -13,7 +13,7 @@ from m2fedsa.messages import ClassSums
 from m2fedsa.metrics import ClassTally
 from m2fedsa.tasks.opinions import decision_transfer, fused_logits, own_frequencies, smoothed
 from m2fedsa.tasks.task import Linear, Targets
-from m2fedsa.warm_start import class_sums, discriminant
+from m2fedsa.warm_start import Sums, class_sums, discriminant
 
 
 @dataclass(frozen=True)
@@ -121,11 +121,11 @@ class SingleLabel:
         """n_c, Σ_c z, Σ z zᵀ."""
         return class_sums(features, targets)
 
-    def number(self, sums: ClassSums) -> float:
+    def number(self, sums: ClassSums | Sums) -> float:
         """Of all classes."""
         return float(sums.counts.sum())
 
-    def fit(self, sums: ClassSums, shrinkage: float, prior: Tensor) -> Linear:  # noqa: ARG002  (see `Task`)
+    def fit(self, sums: Sums, shrinkage: float, prior: Tensor) -> Linear:  # noqa: ARG002  (see `Task`)
         """Linear discriminant analysis."""
         found = discriminant(sums, shrinkage)
         return Linear(found.weight, found.bias)

@@ -13,6 +13,7 @@ from torch import Tensor
 from m2fedsa.data.samples import Kind
 from m2fedsa.messages import ClassSums
 from m2fedsa.metrics import Tally
+from m2fedsa.warm_start import Sums
 
 FUSED = "fused"
 
@@ -116,10 +117,10 @@ class Task(Protocol):
     def sums(self, features: Tensor, targets: Tensor) -> ClassSums:
         """Over features (n, D_z) with targets (n, Q)."""
 
-    def number(self, sums: ClassSums) -> float:
+    def number(self, sums: ClassSums | Sums) -> float:
         """How many samples are in the sums."""
 
-    def fit(self, sums: ClassSums, shrinkage: float, prior: Tensor) -> Linear:
+    def fit(self, sums: Sums, shrinkage: float, prior: Tensor) -> Linear:
         """The closed form, without its prior."""
 
     def scales(self, scales: Sequence[float]) -> tuple[float, ...]:
