@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from m2fedsa.config import WarmStart
 from m2fedsa.statistics import estimate, paired
-from m2fedsa.warm_start import best, class_sums, discriminant
+from m2fedsa.warm_start import Sums, best, class_sums, discriminant
 
 RECIPES = ("digits", "spoken_digits", "products")
 DRAWN = 512
@@ -92,14 +92,14 @@ def opinions(table: Table, form: str, seed: int) -> dict[str, Tensor]:
         hot = F.one_hot(labels[rows], table.classes).double()
         losses = torch.zeros(len(settings.shrinkages), len(settings.scales))
         for fitted, judged in splits(len(rows)):
-            sums = class_sums(values[rows[fitted]], hot[fitted])
+            sums = Sums.of(class_sums(values[rows[fitted]], hot[fitted]))
             for line, shrinkage in enumerate(settings.shrinkages):
                 one = discriminant(sums, shrinkage)
                 logits = values[rows[judged]] @ one.weight.T + one.bias
                 for place, scale in enumerate(settings.scales):
                     losses[line, place] += F.cross_entropy(scale * logits + prior, labels[rows[judged]], reduction="sum")
         shrinkage, scale = best({modality: losses}, settings.shrinkages, settings.scales)[modality]
-        whole = discriminant(class_sums(values[rows], hot), shrinkage)
+        whole = discriminant(Sums.of(class_sums(values[rows], hot)), shrinkage)
         logits = values @ whole.weight.T + whole.bias
         if settings.calibrate:
             new = table.validation

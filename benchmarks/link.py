@@ -29,6 +29,7 @@ from m2fedsa.links.worker import Worker
 from m2fedsa.messages import Activation, ActivationGradients, Activations, Features, Gradients, RoundPlan
 from m2fedsa.recipes.digits import digits
 from m2fedsa.recipes.paper_shapes import paper_shapes
+from m2fedsa.state import nbytes
 
 GOALS = {"step": 1.15, "echo without TLS": 0.5, "echo with TLS": 0.3, "sixteen clients": 0.9}
 RUN, HERE = "benchmark", ("localhost", "127.0.0.1")
@@ -193,7 +194,7 @@ def measured(quick: bool, steps: int, clients: int, turns: int) -> dict[str, Any
         "in process, s": statistics.median(compared[0]),
         "over gRPC, s": statistics.median(compared[1]),
         "at once": ratios(alone, together)._asdict(),
-        "bytes": said[0].nbytes,
+        "bytes": nbytes(said[0].tensors),
     }
 
 

@@ -19,6 +19,7 @@ from m2fedsa.metrics import merged, tally_of
 from m2fedsa.metrics.tally import tensors_of
 from m2fedsa.tasks import MultiLabel, Regression, SingleLabel
 from m2fedsa.tasks.task import Targets
+from m2fedsa.warm_start import Sums
 
 ONES = torch.ones(3)
 
@@ -102,7 +103,8 @@ def test_ridge_from_sums_is_that_of_the_pooled_data(shrinkage: float, width: int
     z = draw.normal(size=(50, width)) @ draw.normal(size=(width, width)) + 10
     y = z @ draw.normal(size=(width, targets)) + draw.normal(size=(50, targets)) + 100
     task = Regression(targets, ("image",))
-    summed = [task.sums(torch.from_numpy(z[rows]), task.targets(torch.from_numpy(y[rows]), 1).values) for rows in parts(50, clients, draw)]
+    held = parts(50, clients, draw)
+    summed = [Sums.of(task.sums(torch.from_numpy(z[rows]), task.targets(torch.from_numpy(y[rows]), 1).values)) for rows in held]
     prior = task.prior(sum(task.counted(torch.from_numpy(y[rows])) for rows in parts(50, 1, draw)), task.initial_prior())
     found = task.fit(sum(summed[1:], summed[0]), shrinkage, prior)
     alpha = shrinkage / (1 - shrinkage) * np.square(z - z.mean(0)).sum() / width
@@ -116,7 +118,7 @@ def test_a_class_that_nobody_or_everybody_has_is_told_by_its_frequency_alone() -
     task, draw = MultiLabel(3), torch.Generator().manual_seed(0)
     y = torch.zeros(20, 3, dtype=torch.int64)
     y[:, 1], y[::2, 2] = 1, 1
-    found = task.fit(task.sums(torch.randn(20, 4, generator=draw), task.targets(y, 1).values), 0.1, ONES)
+    found = task.fit(Sums.of(task.sums(torch.randn(20, 4, generator=draw), task.targets(y, 1).values)), 0.1, ONES)
     assert not bool(found.weight[:2].any())
     assert not bool(found.bias[:2].any())
     assert bool(found.weight[2].any())
@@ -126,10 +128,12 @@ def test_a_class_that_nobody_or_everybody_has_is_told_by_its_frequency_alone() -
 def test_features_that_are_all_the_same_give_finite_classifiers() -> None:
     y = torch.tensor([[1, 0], [0, 1], [1, 1]])
     labels = MultiLabel(2)
-    found = labels.fit(labels.sums(torch.ones(3, 4), labels.targets(y, 1).values), 0.01, ONES)
+    found = labels.fit(Sums.of(labels.sums(torch.full((3, 4), 0.7), labels.targets(y, 1).values)), 0.01, ONES)
     assert bool(found.weight.isfinite().all() & found.bias.isfinite().all())
     numbers = Regression(2, ("image",))
-    found = numbers.fit(numbers.sums(torch.ones(3, 4), numbers.targets(y.double(), 1).values), 0.01, numbers.initial_prior())
+    found = numbers.fit(
+        Sums.of(numbers.sums(torch.full((3, 4), 0.7), numbers.targets(y.double(), 1).values)), 0.01, numbers.initial_prior()
+    )
     assert torch.allclose(found.weight, torch.zeros(2, 4, dtype=torch.float64), atol=1e-12)
     assert torch.allclose(found.bias, torch.tensor([2 / 3, 2 / 3], dtype=torch.float64))
 
