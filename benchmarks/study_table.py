@@ -40,7 +40,8 @@ name, but for settings that are named with it. What was run so far is here; the 
   `client FLOPs`: all that they compute; evaluation is in neither. `at equal bytes`: on validation samples, in the last round for which a
   method had spent no more than `m2fedsa` in its whole run. `rounds to target`: until a method has what `m2fedsa` ends with on
   validation samples, means over seeds; – where it never does. `centralised` has the bytes of its warm start, `local` those of its losses.
-- **Sums.** Rows of all tasks but `meld_text` are of before sums of the warm start travelled as triangular factors. Bytes of arms that have a warm start are too high there: of one run each 3 MB on `digits`, 0.53 GB on `products`, 0.81 GB on `spoken_digits`.
+- **Sums.** Rows of all tasks but `meld_text` are of before sums of the warm start travelled as triangular factors. Bytes of arms that
+  have a warm start are too high there: of one run each 3 MB on `digits`, 0.53 GB on `products`, 0.81 GB on `spoken_digits`.
 - **Machines.** Not all runs are of one processor. On another one last bits differ, and digests with them: of twenty runs that train
   nineteen came out within one of 600 samples of `digits`, fused; for one another round was the best on validation samples, and it was 16
   samples apart.
