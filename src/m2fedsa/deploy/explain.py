@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,6 +28,7 @@ from m2fedsa.errors import ConfigError, M2FedSAError
 from m2fedsa.fed_server import FedServer
 from m2fedsa.fed_server.warm import warm_start
 from m2fedsa.links import wire
+from m2fedsa.links.around import AroundSession
 from m2fedsa.links.narrowing import narrowing
 from m2fedsa.links.port import Link, Session
 from m2fedsa.links.talk import Close, Open
@@ -95,8 +96,7 @@ class Recording:
 
 
 @dataclass(frozen=True)
-class _Session:
-    inner: Session
+class _Session(AroundSession):
     client: str
     recording: Recording
 
@@ -108,12 +108,8 @@ class _Session:
         self.recording.add(self.client, gradients)
         return self.inner.backward(gradients)
 
-    def __enter__(self) -> Self:
-        self.inner.__enter__()
-        return self
-
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        self.inner.__exit__(kind, error, traceback)
+        super().__exit__(kind, error, traceback)
         self.recording.add(self.client, Close(in_order=kind is None))
 
 

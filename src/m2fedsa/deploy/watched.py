@@ -2,12 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Self
 
 from torch import Tensor
 
 from m2fedsa.data.samples import Samples
+from m2fedsa.links.around import AroundSession
 from m2fedsa.links.port import Link, Session
 from m2fedsa.messages import ActivationGradients, Activations, EvaluationReply, EvaluationRequest, Features, Gradients
 
@@ -15,10 +14,9 @@ Tick = Callable[[], None]
 
 
 @dataclass(frozen=True)
-class WatchedSession:
+class WatchedSession(AroundSession):
     """See `links.port.Session`."""
 
-    inner: Session
     tick: Tick
 
     def forward(self, activations: Activations) -> Features:
@@ -30,13 +28,6 @@ class WatchedSession:
         """See `links.port.Session.backward`."""
         self.tick()
         return self.inner.backward(gradients)
-
-    def __enter__(self) -> Self:
-        self.inner.__enter__()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        self.inner.__exit__(kind, error, traceback)
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,10 @@
 """A link of one process on which numbers are rounded as over a network with narrow widths (`[wire]`)."""
 
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Self, TypeVar
+from typing import TypeVar
 
 from m2fedsa.config import Width, Wire
+from m2fedsa.links.around import AroundSession
 from m2fedsa.links.port import Link, Session
 from m2fedsa.links.wire import decode, encode
 from m2fedsa.messages import ActivationGradients, Activations, EvaluationReply, EvaluationRequest, Features, Gradients
@@ -18,8 +18,7 @@ def narrowing(link: Link, wire: Wire) -> Link:
 
 
 @dataclass(frozen=True)
-class _Session:
-    inner: Session
+class _Session(AroundSession):
     wire: Wire
 
     def forward(self, activations: Activations) -> Features:
@@ -27,13 +26,6 @@ class _Session:
 
     def backward(self, gradients: Gradients) -> ActivationGradients:
         return _passed(self.inner.backward(_passed(gradients, self.wire.up)), self.wire.down)
-
-    def __enter__(self) -> Self:
-        self.inner.__enter__()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        self.inner.__exit__(kind, error, traceback)
 
 
 @dataclass(frozen=True)
